@@ -1,0 +1,1 @@
+"""A family of ResNets as first-class timm models, and recipes that fine-tune, measure and publish them."""

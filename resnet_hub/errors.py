@@ -1,0 +1,34 @@
+"""Errors a person can act on: what was asked, what was found, what to type next."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """A request that cannot be carried out as typed; the command line turns it into exit code 2."""
+
+
+class ConfigError(UserError):
+    """An option or configuration key that is unknown, badly typed or contradicts another."""
+
+
+class DataError(UserError):
+    """A data set that cannot be found, understood or trusted."""
+
+
+class ModelError(UserError):
+    """A model, variant or checkpoint that is unknown or does not fit."""
+
+
+class HubError(UserError):
+    """The Hub, a repository on it or a model folder that cannot be reached, read or written."""
+
+
+def nearest(name: str, known: Iterable[str], *, shown: int = 5) -> str:
+    """Half a sentence that helps with a misspelt name: the nearest known ones, or the first few."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=shown, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(repr(match) for match in close)}?"
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"known are {', '.join(names[:shown])}{more}."
