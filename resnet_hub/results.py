@@ -105,9 +105,7 @@ class RunReport:
 
     def save(self, path: Path) -> None:
         """Write the report as JSON that a person can read too."""
-        path.write_text(
-            json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "RunReport":
