@@ -1,0 +1,1 @@
+"""Fine-tuning: from a data set to a measured, exported model. The story is told in `run.py`."""

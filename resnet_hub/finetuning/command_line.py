@@ -1,0 +1,70 @@
+"""The flags of the fine-tuning command, made from the fields of FinetuneConfig by tyro."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from resnet_hub.errors import ConfigError, nearest
+from resnet_hub.finetuning.config import FIELD_NAMES, FinetuneConfig, load_config
+
+SHORT_NAMES = {"--model": "--model_name_or_path"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What was typed: a configuration, and what to do with it."""
+
+    config: Path | None = None
+    """YAML file of options, as a run's config.yaml; flags win over it."""
+    dry_run: bool = False
+    """Understand the data, build the model, say what would be done, and stop."""
+    print_config: bool = False
+    """Print the configuration as YAML and stop."""
+    options: Annotated[FinetuneConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=FinetuneConfig)
+
+
+def parse_command_line(arguments: Sequence[str] | None = None, *, description: str | None = None) -> Command:
+    """Configuration from defaults, `--config FILE` and flags, each winning over the one before.
+
+    Raises ConfigError for an unknown flag (naming the nearest one), a bad value or a bad file; `--help`
+    prints every flag and exits.
+    """
+    typed = [_long_name(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
+    _refuse_unknown_flags(typed)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    file = first.parse_known_args(typed)[0].config
+    options = FinetuneConfig(**load_config(file)) if file else FinetuneConfig()
+    return tyro.cli(
+        Command,
+        args=typed,
+        default=Command(config=file, options=options),
+        description=description,
+        config=(tyro.conf.UsePythonSyntaxForLiteralCollections,),
+        use_underscores=True,
+    )
+
+
+def _long_name(argument: str) -> str:
+    """`--model x` and `--model=x` as `--model_name_or_path ...`, with `-` in flag names as `_`."""
+    match = re.fullmatch(r"--([A-Za-z][\w-]*)(=.*)?", argument, flags=re.DOTALL)
+    if not match:
+        return argument
+    flag = "--" + match[1].replace("-", "_")
+    flag = flag.replace("--no_", "--no-", 1) if flag.startswith("--no_") else flag
+    return SHORT_NAMES.get(flag, flag) + (match[2] or "")
+
+
+def _refuse_unknown_flags(typed: Sequence[str]) -> None:
+    known = {"help", *FIELD_NAMES, "config", "dry_run", "print_config"}
+    for argument in typed:
+        if argument.startswith("--"):
+            name = argument[2:].split("=", 1)[0].removeprefix("no-")
+            if name not in known:
+                raise ConfigError(f"There is no flag --{name}; {nearest(name, known)} --help lists all flags.")

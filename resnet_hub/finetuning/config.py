@@ -1,0 +1,258 @@
+"""The configuration of a run: one frozen record whose field names are the flags and the YAML keys.
+
+Precedence: the defaults here < `--config FILE` < flags. What is None here is decided later from the model
+and the data set (`hyperrule.py`), printed, and recorded in the run's `config.yaml`.
+"""
+
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from resnet_hub.errors import ConfigError, nearest
+
+Resume = Literal["auto", "never", "must"]
+Precision = Literal["auto", "no", "bf16", "fp16"]
+Augmentation = Literal["none", "crop", "light", "randaugment", "trivialaugment", "3-augment"]
+SyncBatchNorm = Literal["auto", "yes", "no"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """What to fine-tune, on what, and how. Field docstrings are the help texts of the flags."""
+
+    # The model
+    model_name_or_path: str = "my_resnet50"
+    """Model of the family or of timm (with a tag: my_resnet50.a1_in1k), a model folder, or hf-hub:user/repo."""
+    pretrained: bool = True
+    """Start from pretrained weights; --no-pretrained starts from random ones."""
+
+    # The data
+    dataset_name: str | None = None
+    """Hub id, folder of images, folder of Parquet, a save_to_disk folder, or `digits` (embedded)."""
+    dataset_config_name: str | None = None
+    """Configuration (subset) of the Hub data set."""
+    dataset_revision: str | None = None
+    """Branch, tag or commit of the Hub data set."""
+    train_dir: Path | None = None
+    """Folder of training images with a folder per class; instead of --dataset_name."""
+    validation_dir: Path | None = None
+    """Folder of validation images with the same class folders as --train_dir."""
+    test_dir: Path | None = None
+    """Folder of test images with the same class folders as --train_dir; read once, at the end."""
+    train_split: str | None = None
+    """Name or slice of the training split (`train[:80%]`); found by name if not given."""
+    validation_split: str | None = None
+    """Name or slice of the validation split; found by name, else taken from train, if not given."""
+    test_split: str | None = None
+    """Name or slice of the test split; found by name, else taken from train, if not given."""
+    validation_fraction: float = 0.15
+    """Share of the training split that becomes validation when the data set has none (stratified)."""
+    test_fraction: float = 0.15
+    """Share of the training split that becomes test when the data set has none (stratified); 0 for none."""
+    image_column_name: str | None = None
+    """Column that holds the images; found by its type if not given."""
+    label_column_name: str | None = None
+    """Column that holds the labels; found by its type, then by name, if not given."""
+    streaming: bool = False
+    """Read the data set as a stream, for those that do not fit on the disk."""
+    max_bad_images: float = 0.01
+    """Share of unreadable images that may be left out, with a list; above it the run stops."""
+    image_cache: Path | None = None
+    """Folder for decoded, resized images, built once and shared by runs."""
+
+    # Images on their way into the network
+    image_size: int | None = None
+    """Height and width in pixels for training and evaluation; the pretrained model's own if not given."""
+    augmentation: Augmentation | None = None
+    """Training augmentation; chosen from the image size if not given."""
+    horizontal_flip: float = 0.5
+    """Probability of mirroring a training image; 0 for digits, text, and everything with a handedness."""
+    random_erasing: float = 0.0
+    """Probability of erasing a rectangle of a training image."""
+    mixup: float = 0.0
+    """Alpha of mixup (Zhang et al. 2018); 0 is off."""
+    cutmix: float = 0.0
+    """Alpha of CutMix (Yun et al. 2019); 0 is off."""
+
+    # Training
+    num_train_epochs: int | None = None
+    """Passes over the training split; from its size if not given."""
+    max_train_steps: int | None = None
+    """End after this many optimizer steps, with the schedule fitted to it."""
+    max_minutes: float | None = None
+    """End within this time, with the schedule fitted to it."""
+    per_device_train_batch_size: int | None = None
+    """Images per process and micro-batch."""
+    per_device_eval_batch_size: int | None = None
+    """Images per process in evaluation."""
+    gradient_accumulation_steps: int = 1
+    """Micro-batches per optimizer step."""
+    learning_rate: float | None = None
+    """Peak learning rate; from the batch size and on whether weights are pretrained if not given."""
+    weight_decay: float | None = None
+    """Weight decay of convolution and fc weights; norms and biases have none."""
+    warmup_steps: int | None = None
+    """Steps over which the rate rises linearly; a twentieth of the run if not given."""
+    label_smoothing: float = 0.1
+    """Share of the target spread over all classes (Szegedy et al. 2016)."""
+    max_grad_norm: float | None = None
+    """Clip the norm of the gradient to this."""
+    seed: int = 0
+    """Decides splits, order, augmentation and initial weights."""
+
+    # The machine
+    mixed_precision: Precision = "auto"
+    """auto: bf16 where the processor computes in it, else no."""
+    sync_batchnorm: SyncBatchNorm = "auto"
+    """BatchNorm over the batches of all processes; auto: when there are several."""
+    dataloader_num_workers: int | None = None
+    """Processes that load images, per training process; from the cores if not given."""
+
+    # The run
+    output_dir: Path | None = None
+    """Folder of the run; runs/<data set>_<model> if not given."""
+    resume: Resume = "auto"
+    """auto: go on where an unfinished run in output_dir stopped; must: refuse to start anew; never: refuse to go on."""
+    checkpoint_minutes: float = 10.0
+    """Write a checkpoint at least this often, besides one per epoch."""
+    report_to: str = "none"
+    """Trackers of accelerate, comma-separated: tensorboard, wandb, trackio, ..."""
+    push_to_hub: bool = False
+    """Publish the export at the end."""
+    hub_model_id: str | None = None
+    """Repository to publish to: user/name; <you>/<name of output_dir> if not given."""
+    hub_private_repo: bool = False
+    """Create that repository private."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use."""
+        check_values(self)
+
+    @property
+    def dataset(self) -> str:
+        """What the user called the data set: its name, or the training folder."""
+        return self.dataset_name or str(self.train_dir)
+
+
+FIELD_NAMES = tuple(field.name for field in fields(FinetuneConfig))
+
+# (fields, test, what a valid value is)
+_RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
+    (
+        (
+            "num_train_epochs",
+            "max_train_steps",
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+            "image_size",
+        ),
+        lambda value: value >= 1,
+        "1 or more",
+    ),
+    (("max_minutes", "learning_rate", "max_grad_norm", "checkpoint_minutes"), lambda v: v > 0, "above 0"),
+    (
+        ("weight_decay", "warmup_steps", "dataloader_num_workers", "seed", "mixup", "cutmix"),
+        lambda value: value >= 0,
+        "0 or more",
+    ),
+    (
+        ("validation_fraction", "test_fraction", "label_smoothing", "max_bad_images"),
+        lambda value: 0 <= value < 1,
+        "at least 0 and below 1",
+    ),
+    (("horizontal_flip", "random_erasing"), lambda value: 0 <= value <= 1, "between 0 and 1"),
+)
+
+
+def check_values(config: FinetuneConfig) -> None:
+    """Raise ConfigError for a value out of range or options that contradict each other."""
+    for names, is_valid, wanted in _RANGES:
+        for name in names:
+            value = getattr(config, name)
+            if value is not None and not is_valid(value):
+                raise ConfigError(f"--{name} is {value}; it has to be {wanted}.")
+    if config.dataset_name and config.train_dir:
+        raise ConfigError(
+            f"Both --dataset_name {config.dataset_name} and --train_dir {config.train_dir} are given; use one."
+        )
+    if not config.train_dir and (config.validation_dir or config.test_dir):
+        raise ConfigError("--validation_dir and --test_dir go with --train_dir, which is not given.")
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read the options of a YAML file; raises ConfigError for an unknown key or a value of the wrong type."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"--config {path}: there is no such file.{_other_configs(path)}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path} cannot be read as YAML: {error}") from error
+    if not isinstance(values or {}, dict):
+        raise ConfigError(f"--config {path} has to hold `option: value` lines.")
+    return options_from_mapping(values or {}, source=str(path))
+
+
+def save_config(config: FinetuneConfig, path: Path) -> None:
+    """Write every option with its value; `--config` takes the file back."""
+    path.write_text(dump_config(config), encoding="utf-8")
+
+
+def dump_config(config: FinetuneConfig) -> str:
+    """YAML text of every option with its value."""
+    return yaml.safe_dump(plain_values(config), sort_keys=False, allow_unicode=True)
+
+
+def plain_values(config: FinetuneConfig) -> dict[str, Any]:
+    """The options as values that JSON and YAML know."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
+
+
+def options_from_mapping(values: dict[str, Any], *, source: str) -> dict[str, Any]:
+    """Check the keys and convert the values of a mapping to the types of the fields.
+
+    YAML 1.1 reads `1e-3` as text, so numbers are converted by the type of the field and not by their looks.
+    """
+    types = get_type_hints(FinetuneConfig)
+    options = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in types:
+            raise ConfigError(f"{source} has an unknown option {key!r}; {nearest(name, types)}")
+        options[name] = _convert(value, types[name], f"{source}: {name}")
+    return options
+
+
+def with_options(config: FinetuneConfig, **options: Any) -> FinetuneConfig:
+    """A copy of the configuration with some options replaced, checked again."""
+    return replace(config, **options)
+
+
+def _convert(value: Any, wanted: Any, where: str) -> Any:
+    choices = get_args(wanted)
+    if get_origin(wanted) is Literal:
+        # YAML 1.1 also reads a bare `no` or `yes` as a boolean.
+        text = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+        if text in choices:
+            return text
+        raise ConfigError(f"{where} is {value!r}; {nearest(str(value), choices, shown=len(choices))}")
+    if choices:  # X | None
+        return None if value is None else _convert(value, choices[0], where)
+    if wanted is bool and isinstance(value, bool):
+        return value
+    if wanted in (int, float, str, Path) and not isinstance(value, bool | list | dict) and value is not None:
+        try:
+            converted = wanted(value)
+        except ValueError:
+            pass
+        else:
+            if not (wanted is int and isinstance(value, float) and converted != value):
+                return converted
+    raise ConfigError(f"{where} is {value!r}; it has to be of type {wanted.__name__}.")
+
+
+def _other_configs(path: Path) -> str:
+    found = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    return f" In that folder are: {', '.join(found)}." if found else ""
