@@ -1,0 +1,8 @@
+"""Model folders and the Hub: save, load, download, publish; verified, without pickles, and usable without
+us.
+"""
+
+from resnet_hub.hub.export import save_folder
+from resnet_hub.hub.loading import load
+
+__all__ = ["load", "save_folder"]

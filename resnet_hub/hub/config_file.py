@@ -1,0 +1,289 @@
+"""The config.json of a model folder: written from a model, and read from strangers without trusting it."""
+
+import json
+import math
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.data.config import resolve_model_data_config
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from resnet_hub.errors import HubError, nearest
+from resnet_hub.my_resnet import timm_twin
+
+CONFIG_FILE = "config.json"
+OUR_KEY = "resnet_hub"
+"""Key of config.json that says what only this package needs: the variant, the base model, the dataset."""
+
+_MAX_CONFIG_BYTES = 8 * 2**20  # the names and descriptions of ImageNet-21k's classes are about 2 MB
+_MAX_CLASSES = 1_000_000
+_MAX_NAME_CHARS = 1_000
+_MAX_LICENSE_CHARS = 100
+_MAX_IMAGE_SIZE = 4096
+
+_POOLS = frozenset({"avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax", "fastavgmax"})
+_LAYER_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+def _is_count(limit: int) -> Any:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= limit
+
+
+def _is_one_of(*choices: Any) -> Any:
+    return lambda value: value in choices
+
+
+def _is_layer_name(value: Any) -> bool:
+    return isinstance(value, str) and _LAYER_NAME.fullmatch(value) is not None
+
+
+def _is_size(value: Any) -> bool:
+    """Whether this is (channels, height, width) of an image that one machine can hold."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(_is_count(_MAX_IMAGE_SIZE)(side) for side in value)
+    )
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and 0 < value <= 2
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(
+        isinstance(number, int | float) and math.isfinite(number) for number in value
+    )
+
+
+MODEL_ARGS: dict[str, Any] = {
+    "in_chans": _is_count(64),
+    "global_pool": _is_one_of(*_POOLS),
+    "output_stride": _is_one_of(8, 16, 32),
+    "act_layer": _is_layer_name,
+    "norm_layer": _is_layer_name,
+    "aa_layer": _is_layer_name,
+    "img_size": lambda value: _is_count(_MAX_IMAGE_SIZE)(value) or _is_size([3, *value]),
+}
+"""The constructor options that a config.json may set, each with what a good value is; all others are
+refused."""
+
+_PREPROCESSING: dict[str, Any] = {
+    "input_size": _is_size,
+    "test_input_size": _is_size,
+    "interpolation": _is_one_of("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming", "random"),
+    "crop_pct": _is_share,
+    "test_crop_pct": _is_share,
+    "crop_mode": _is_one_of("center", "squash", "border"),
+    "mean": _is_numbers,
+    "std": _is_numbers,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What a config.json says, checked: enough to build the network and to prepare its images."""
+
+    architecture: str
+    """Name in timm's registry of what is built; ours if the file names one of our variants."""
+    num_classes: int
+    model_args: dict[str, Any]
+    label_names: tuple[str, ...] | None
+    pretrained_cfg: dict[str, Any]
+    """timm's preprocessing and licence fields; nothing in it names a file, an address or code."""
+    license_id: str | None
+    extra: dict[str, Any]
+    """Our own key: `variant`, `base_model`, `license`, `dataset`, ..."""
+
+
+def write_config(
+    model: nn.Module,
+    folder: Path,
+    *,
+    class_names: Sequence[str],
+    license_id: str | None,
+    extra: Mapping[str, Any],
+) -> None:
+    """Write config.json for timm, transformers and us, with the preprocessing of evaluation.
+
+    Every client must prepare an image in the same way, and they differ in whether they look at the training
+    or at the test size; so both are written as the size and crop that the model was evaluated with.
+    """
+    data = resolve_model_data_config(model, use_test_size=True)
+    sizes: dict[str, Any] = {
+        "input_size": data["input_size"],
+        "test_input_size": data["input_size"],
+        "crop_pct": data["crop_pct"],
+        "test_crop_pct": data["crop_pct"],
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / CONFIG_FILE
+        save_config_for_hf(
+            model, str(path), model_config={"label_names": list(class_names)}, data_config={**data, **sizes}
+        )
+        config = json.loads(path.read_text(encoding="utf-8"))
+    variant = config["architecture"]
+    config["architecture"] = timm_twin(model) or variant
+    # transformers passes num_classes beside model_args, and refuses to get it twice.
+    config["model_args"].pop("num_classes", None)
+    cfg = config["pretrained_cfg"]
+    for key in (
+        "tag",
+        "origin_url",
+        "license",
+        "paper_ids",
+        "description",
+        "notes",
+    ):  # true of the base, not of this
+        cfg.pop(key, None)
+    if license_id:
+        cfg["license"] = license_id
+    reduction = getattr(model, "feature_info", [{"reduction": 32}])[-1]["reduction"]
+    cfg["pool_size"] = [math.ceil(side / reduction) for side in data["input_size"][1:]]
+    config[OUR_KEY] = {
+        "variant": variant,
+        **{key: value for key, value in extra.items() if value is not None},
+    }
+    text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_config(path: Path, *, source: str) -> ModelConfig:
+    """What the file says, with every value checked before anything is built from it.
+
+    Raises:
+        HubError: it is missing, too large, not JSON, or asks for an architecture, an option or a value that
+            this package does not have. `source` names the folder or repository in the message.
+    """
+    config = _read_json(path, source=source)
+    if "pretrained_cfg" not in config:
+        raise _refusal(source, "has no 'pretrained_cfg', so it is not the config.json of a timm model")
+    cfg = _expect(config["pretrained_cfg"], dict, source, "pretrained_cfg")
+    own = _expect(config.get(OUR_KEY, {}), dict, source, OUR_KEY)
+    num_classes = config.get("num_classes", cfg.get("num_classes"))
+    if num_classes != 0 and not _is_count(_MAX_CLASSES)(num_classes):
+        raise _refusal(
+            source, f"gives num_classes as {_short(num_classes)}, which is not a number of classes"
+        )
+    return ModelConfig(
+        architecture=_known_architecture(own.get("variant", config.get("architecture")), source=source),
+        num_classes=num_classes,
+        model_args=_checked(config.get("model_args") or {}, MODEL_ARGS, source=source, strict=True),
+        label_names=_label_names(
+            config.get("label_names", cfg.get("label_names")), num_classes, source=source
+        ),
+        pretrained_cfg=_checked(cfg, _PREPROCESSING, source=source, strict=False),
+        license_id=_license(cfg.get("license")),
+        extra={key: value for key, value in own.items() if isinstance(value, str | int | float | bool)},
+    )
+
+
+def _read_json(path: Path, *, source: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise HubError(
+            f"{source} has no {CONFIG_FILE}, so it is not a model that was exported by timm or by "
+            f"resnet_hub. "
+            f"A folder made by save_folder, or the export/ of a run, has one."
+        )
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        size = path.stat().st_size / 2**20
+        raise _refusal(source, f"is {size:.0f} MiB large; more than {_MAX_CONFIG_BYTES >> 20} are not read")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # too deep, or an integer of too many digits, are errors as well
+        raise _refusal(source, f"is not JSON that can be read: {_short(error)}") from None
+    return _expect(config, dict, source, "the whole file")
+
+
+def _known_architecture(name: Any, *, source: str) -> str:
+    if isinstance(name, str) and timm.is_model(name):
+        return name
+    if not isinstance(name, str):
+        raise _refusal(source, f"gives the architecture as {_short(name)}, which is not a name")
+    known = timm.list_models("*resn*")
+    raise _refusal(
+        source,
+        f"asks for the architecture {_short(name)}, which neither timm {timm.__version__} nor resnet_hub "
+        f"has; "
+        f"{nearest(name[:60], known)} A newer one may come with: pip install -U timm resnet_hub. A variant "
+        f"of your "
+        f"own has to be registered first (resnet_hub.register_variant)",
+    )
+
+
+def _checked(values: Any, rules: Mapping[str, Any], *, source: str, strict: bool) -> dict[str, Any]:
+    """The entries of `values` that have a rule and obey it; an entry without a rule is refused or left
+    out.
+    """
+    kept: dict[str, Any] = {}
+    for key, value in _expect(values, dict, source, "an entry").items():
+        if key == "num_classes" or value is None:
+            continue
+        if key not in rules:
+            if strict:
+                raise _refusal(
+                    source,
+                    f"sets the model option {_short(key)}, which a model from outside may not set; "
+                    f"{nearest(key[:60], rules)}",
+                )
+            continue
+        if not _obeys(rules[key], value):
+            raise _refusal(source, f"sets {key!r} to {_short(value)}, which is not a value of it")
+        kept[key] = tuple(value) if isinstance(value, list) else value
+    return kept
+
+
+def _obeys(rule: Any, value: Any) -> bool:
+    try:
+        return bool(rule(value))
+    except TypeError:  # not hashable, not iterable: a value of another kind altogether
+        return False
+
+
+def _label_names(names: Any, num_classes: int, *, source: str) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if not isinstance(names, list) or len(names) != num_classes:
+        raise _refusal(source, f"names {_length(names)} classes, and the model tells {num_classes} apart")
+    if not all(isinstance(name, str) and len(name) <= _MAX_NAME_CHARS for name in names):
+        raise _refusal(source, f"has a class name that is not a text of at most {_MAX_NAME_CHARS} characters")
+    return tuple(names)
+
+
+def _license(name: Any) -> str | None:
+    return name if isinstance(name, str) and 0 < len(name) <= _MAX_LICENSE_CHARS else None
+
+
+def _expect(value: Any, kind: type, source: str, what: str) -> Any:
+    if not isinstance(value, kind):
+        raise _refusal(source, f"has {_short(value)} where {what} should be an object")
+    return value
+
+
+def _length(value: Any) -> str:
+    return str(len(value)) if isinstance(value, list | dict) else _short(value)
+
+
+def _short(value: Any) -> str:
+    """A value of unknown size in at most 80 characters, so that a message cannot be flooded."""
+    text = (
+        value
+        if isinstance(value, str)
+        else type(value).__name__
+        if isinstance(value, list | dict)
+        else str(value)
+    )
+    return repr(text[:80]) if isinstance(value, str) else text[:80]
+
+
+def _refusal(source: str, what: str) -> HubError:
+    return HubError(f"Cannot use {source}: its {CONFIG_FILE} {what}.")

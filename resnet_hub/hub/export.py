@@ -1,0 +1,263 @@
+"""Model folders: what a run exports and the Hub gets. timm, transformers and this package all load them."""
+
+import copy
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import yaml
+from torch import nn
+
+from resnet_hub.errors import HubError, ModelError
+from resnet_hub.hub.config_file import OUR_KEY, read_config, write_config
+from resnet_hub.hub.weights import WEIGHTS_FILE, tensor_shapes, unwrap, write_weights
+from resnet_hub.model_card import (
+    CardFacts,
+    eval_results_file,
+    package_version,
+    public_report,
+    render_card,
+)
+from resnet_hub.results import RunReport
+
+CARD_FILE = "README.md"
+REPORT_FILE = "report.json"
+FIGURES_FOLDER = "figures"
+CARD_BASE_FILE = ".resnet_hub/card.md"
+"""The card as it was generated. What differs from it in README.md was written by a person and is kept."""
+
+_IMAGE_HEADS = {".png": b"\x89PNG\r\n\x1a\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}
+
+
+def save_folder(
+    model: nn.Module,
+    folder: Path | str,
+    *,
+    class_names: Sequence[str],
+    report: RunReport | None = None,
+    figures: Mapping[str, Path] | None = None,
+    license_id: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a model folder and give its path; it appears whole or not at all.
+
+    It holds model.safetensors, config.json and README.md (the card), with a report also report.json, the
+    figures and the Hub's evaluation file. A network that timm has too is written under timm's name, so that
+    timm and transformers load it where resnet_hub is not installed. What was written is read back and
+    compared before the folder gets its name.
+
+    Args:
+        model: the network, in whatever wrapping (DDP, compile, EMA), memory format or precision. Its
+            `pretrained_cfg` holds the preprocessing that it was evaluated with.
+        folder: where to write; the folder above it has to exist or is made.
+        class_names: one name for each output, in their order.
+        report: the run that is claimed in the card.
+        figures: title in the card -> image file (PNG, JPEG), in the order of the card.
+        license_id: licence of these weights; by default that of the weights which training started from.
+        overwrite: replace a folder that exists.
+
+    Raises:
+        HubError: the folder exists and `overwrite` is not set, or what was written does not read back the
+            same.
+        ModelError: the model is not one of timm's kind, has another number of outputs than `class_names`, or
+            has weights that are not finite.
+    """
+    folder, network = Path(folder), unwrap(model)
+    _refuse_bad_request(network, folder, class_names=class_names, report=report, overwrite=overwrite)
+    public = None if report is None else public_report(report)
+    base_model = None if public is None else public.base_model
+    with _whole_folder(folder, overwrite=overwrite) as scratch:
+        write_weights(network, scratch)
+        write_config(
+            network,
+            scratch,
+            class_names=class_names,
+            license_id=license_id or (None if report is None else report.base_license),
+            extra={
+                "version": package_version(),
+                "base_model": base_model,
+                "dataset": None if public is None else public.dataset,
+                "dataset_revision": None if public is None else public.dataset_revision,
+                "multi_label": None if public is None else public.multi_label,
+                "train_input_size": list(_timm_cfg(network)["input_size"]),
+            },
+        )
+        _copy_figures(figures or {}, scratch)
+        if public is not None:
+            public.save(scratch / REPORT_FILE)
+            _write_eval_results(public, scratch)
+        write_card(scratch, repo_id=None)
+        _check_reads_back(network, scratch)
+    return folder
+
+
+def write_card(folder: Path, *, repo_id: str | None) -> None:
+    """Render README.md, and the copy from which later edits are told, from the files of the folder."""
+    card = generated_card(folder, repo_id=repo_id)
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    base = folder / CARD_BASE_FILE
+    base.parent.mkdir(exist_ok=True)
+    base.write_text(card, encoding="utf-8")
+
+
+def generated_card(folder: Path, *, repo_id: str | None) -> str:
+    """The card of the folder as its files have it, without anybody's edits."""
+    report_file = folder / REPORT_FILE
+    report = RunReport.load(report_file) if report_file.is_file() else None
+    return render_card(report, card_facts(folder, repo_id=repo_id))
+
+
+def card_facts(folder: Path, *, repo_id: str | None) -> CardFacts:
+    """What the folder's files say of the model."""
+    config = read_config(folder / "config.json", source=str(folder))
+    cfg = config.pretrained_cfg
+    shapes = tensor_shapes(folder / WEIGHTS_FILE, source=str(folder))
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    return CardFacts(
+        repo_id=repo_id,
+        variant=str(config.extra.get("variant", config.architecture)),
+        architecture=json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"],
+        num_parameters=sum(
+            torch.Size(shape).numel() for name, shape in shapes.items() if not name.endswith(statistics)
+        ),
+        class_names=config.label_names or (),
+        input_size=cfg["input_size"],
+        crop_pct=cfg["crop_pct"],
+        interpolation=cfg["interpolation"],
+        mean=cfg["mean"],
+        std=cfg["std"],
+        license_id=config.license_id,
+        base_model=config.extra.get("base_model"),
+        figures=_figures_of(folder),
+    )
+
+
+def _refuse_bad_request(
+    network: nn.Module,
+    folder: Path,
+    *,
+    class_names: Sequence[str],
+    report: RunReport | None,
+    overwrite: bool,
+) -> None:
+    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
+        raise HubError(
+            f"{folder} exists already and is not written over. Name another folder, or say overwrite=True."
+        )    if "architecture" not in _timm_cfg(network):
+        raise ModelError(
+            f"A {type(network).__name__} without timm's pretrained_cfg cannot be exported: nobody could "
+            f"tell how to "
+            "build it again. Make the model with timm.create_model or resnet_hub.create_model."
+        )
+    outputs = getattr(network, "num_classes", len(class_names))
+    if outputs != len(class_names):
+        raise ModelError(
+            f"The model has {outputs} outputs, and {len(class_names)} class names were given. "
+            "One name for each output is needed, in their order."
+        )
+    if report is not None and tuple(report.class_names) != tuple(class_names):
+        raise ModelError("The class names of the report are not those that were given, or in another order.")
+
+
+def _timm_cfg(network: nn.Module) -> dict[str, Any]:
+    cfg = getattr(network, "pretrained_cfg", None)
+    return cfg if isinstance(cfg, dict) else {}
+
+
+@contextmanager
+def _whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A scratch folder that becomes `folder` when the block ends well, and vanishes when it does not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    try:
+        yield scratch
+        scratch.chmod(0o755)  # temporary folders are private, and safetensors writes private files
+        for path in sorted(scratch.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+            _flush(path)
+        if folder.exists():
+            assert overwrite or not any(folder.iterdir())
+            old = scratch.with_suffix(".old")
+            folder.rename(old)
+            scratch.rename(folder)
+            shutil.rmtree(old)
+        else:
+            scratch.rename(folder)
+        _flush(folder.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Have the system write the file or folder to the disk, so that a rename never points at missing
+    bytes.
+    """
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _copy_figures(figures: Mapping[str, Path], folder: Path) -> None:
+    """Copy the images under names that say their place and title; HubError for a file that is not an
+    image.
+    """
+    for place, (title, path) in enumerate(figures.items(), start=1):
+        head = _IMAGE_HEADS.get(path.suffix.lower())
+        if head is None or not path.is_file() or not path.read_bytes().startswith(head):
+            raise HubError(f"The figure {title!r} is not an image: {path}. PNG and JPEG files are taken.")
+        (folder / FIGURES_FOLDER).mkdir(exist_ok=True)
+        name = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-")[:80]
+        shutil.copyfile(path, folder / FIGURES_FOLDER / f"{place:02d}-{name}{path.suffix.lower()}")
+
+
+def _figures_of(folder: Path) -> tuple[tuple[str, str], ...]:
+    """Title and path of every figure that the folder has, in the order of the card."""
+    paths = sorted(path for path in (folder / FIGURES_FOLDER).glob("*") if path.suffix in _IMAGE_HEADS)
+    return tuple((path.stem[3:].replace("-", " "), f"{FIGURES_FOLDER}/{path.name}") for path in paths)
+
+
+def _write_eval_results(report: RunReport, folder: Path) -> None:
+    if (found := eval_results_file(report)) is None:
+        return
+    name, entries = found
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _check_reads_back(network: nn.Module, folder: Path) -> None:
+    """Load the folder as plain timm does, and compare what both models answer.
+
+    A strict load is no proof: a ResNet with blur pooling takes the weights of a plain one and computes
+    something else, so the answers are compared too.
+    """
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    channels = config["pretrained_cfg"]["input_size"][0]
+    images = torch.randn(2, channels, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected, found = _answers(network, images), _answers(again, images)
+    if not torch.allclose(expected, found, rtol=1e-3, atol=1e-4 * float(expected.abs().max().clamp(min=1))):
+        raise HubError(
+            f"What was written is not the model that was given: under the name {config['architecture']!r} "
+            f"it answers differently (by up to {float((expected - found).abs().max()):.3g}). Nothing was "
+            f"saved; "
+            f"this is a fault of resnet_hub's {config[OUR_KEY]['variant']!r}, please report it."
+        )
+
+
+def _answers(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The logits of a copy of the network, in float32 on the CPU; the network itself stays as it is."""
+    with torch.inference_mode():
+        return copy.deepcopy(network).cpu().float().eval()(images)

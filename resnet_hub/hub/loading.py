@@ -1,0 +1,99 @@
+"""Loading a published model: from a folder, from a run's folder, or from the Hub."""
+
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from resnet_hub.errors import HubError
+from resnet_hub.hub.config_file import CONFIG_FILE, ModelConfig, read_config
+from resnet_hub.hub.weights import PICKLES, WEIGHTS_FILE, read_weights
+
+
+def load(source: str | Path) -> nn.Module:
+    """The model of a folder, of a run (its `export/`) or of a Hub repository, in eval mode on the CPU.
+
+    Its `pretrained_cfg` has `label_names` and the preprocessing that it was evaluated with. Only safetensors
+    are read, config.json can only choose known architectures and options, and every weight has to be there.
+
+    Raises:
+        HubError: there is nothing of the kind, or what is there cannot be trusted.
+    """
+    folder = local_folder(source)
+    if folder is None:
+        raise HubError(f"There is no folder {source}.")
+    return load_files(folder / CONFIG_FILE, folder / WEIGHTS_FILE, source=str(source))
+
+
+def local_folder(source: str | Path) -> Path | None:
+    """The folder that is meant, a run's `export/` for a run; None when there is no such folder."""
+    folder = Path(str(source).removeprefix("local-dir:"))
+    if not folder.is_dir():
+        return None
+    return folder / "export" if (folder / "export" / CONFIG_FILE).is_file() else folder
+
+
+def load_files(config_path: Path, weights_path: Path, *, source: str, data: bytes | None = None) -> nn.Module:
+    """The model of two files that are on the disk; `data` holds the bytes of the weights if they were
+    read.
+    """
+    config = read_config(config_path, source=source)
+    if not weights_path.is_file():
+        raise _no_safetensors(weights_path.parent, source=source)
+    # On the meta device nothing is allocated, so that a hostile config.json cannot fill the memory before the
+    # weights have shown that they fit it; and nothing is initialised only to be overwritten.
+    model = _build(config, source=source, device="meta")
+    tensors = read_weights(weights_path, model, source=source, data=data)
+    counters = {name: torch.tensor(0) for name in model.state_dict() if name.endswith("num_batches_tracked")}
+    model.load_state_dict({**counters, **_float32(tensors)}, assign=True)
+    if any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()]):
+        model = _build(config, source=source, device="cpu")  # it has buffers that are computed and not stored
+        model.load_state_dict(tensors)
+    return model.eval()
+
+
+def _float32(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors with 16-bit floats widened, as loading into a new model would do."""
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+
+
+def _build(config: ModelConfig, *, source: str, device: str) -> nn.Module:
+    cfg = {
+        **config.pretrained_cfg,
+        "num_classes": config.num_classes,
+        "label_names": config.label_names,
+        "architecture": config.architecture,
+        **({"license": config.license_id} if config.license_id else {}),
+    }
+    base = timm.get_pretrained_cfg(config.architecture)
+    heads = {} if base is None else {"classifier": base.classifier, "first_conv": base.first_conv}
+    try:
+        return timm.create_model(
+            config.architecture,
+            pretrained_cfg={**heads, **cfg},
+            num_classes=config.num_classes,
+            device=device,
+            **config.model_args,
+        )
+    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
+        raise HubError(
+            f"Cannot use {source}: {config.architecture!r} cannot be built with the options of its "
+            f"{CONFIG_FILE} "
+            f"({', '.join(config.model_args) or 'none'}): {str(error)[:200]}"
+        ) from error
+
+
+def _no_safetensors(folder: Path, *, source: str) -> HubError:
+    pickles = (
+        sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES) if folder.is_dir() else []
+    )
+    if pickles:
+        return HubError(
+            f"Cannot use {source}: its weights are only there as a pickle ({pickles[0]}), which may run any "
+            f"code when "
+            f"it is read. Only {WEIGHTS_FILE} is read; ask its author to publish one (save_folder writes it)."
+        )
+    return HubError(f"Cannot use {source}: it has no {WEIGHTS_FILE}.")

@@ -1,0 +1,140 @@
+"""The weights of a model folder: safetensors only, contiguous, checked before memory is spent on them."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from resnet_hub.errors import HubError, ModelError
+
+WEIGHTS_FILE = "model.safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar", ".npz")
+"""Endings of weight files that may run code when they are read; none is ever opened, and none is ever
+sent."""
+
+_MAX_HEADER_BYTES = 16 * 2**20  # a ResNet-152 has 93 kB; safetensors itself allows 100 MB
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network itself, out of DDP, `torch.compile` and averaged (EMA) models, in whatever order they
+    nest.
+    """
+    while True:
+        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module) or (
+            not hasattr(model, "forward_features")
+            and isinstance(inner := getattr(model, "module", None), nn.Module)
+        ):
+            model = inner
+        else:
+            return model
+
+
+def write_weights(model: nn.Module, folder: Path) -> None:
+    """Write model.safetensors: every tensor on the CPU, contiguous, and with its own memory.
+
+    Raises:
+        ModelError: a weight is not a finite number; such a model cannot be of use to anybody.
+    """
+    tensors = {
+        name: tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    _refuse_non_finite(tensors, source="the model to be saved", kind=ModelError)
+    safetensors.torch.save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def read_weights(
+    path: Path, model: nn.Module, *, source: str, data: bytes | None = None
+) -> dict[str, Tensor]:
+    """The tensors of the file, after its header was found to list exactly the tensors of `model`.
+
+    Args:
+        path: the safetensors file.
+        model: a network of the right shapes; it may be on the meta device.
+        source: how messages call the folder or repository.
+        data: the bytes of the file, if they were read already.
+
+    Raises:
+        HubError: damaged file, other names or shapes than the model's, or a weight that is not finite.
+    """
+    _refuse_mismatch(tensor_shapes(path, source=source), model, source=source)
+    try:
+        tensors = safetensors.torch.load_file(path) if data is None else safetensors.torch.load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise _damaged(source, error) from None
+    _refuse_non_finite(tensors, source=source, kind=HubError)
+    return tensors
+
+
+def tensor_shapes(path: Path, *, source: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor, from the header alone; HubError when the file is not safetensors."""
+    try:
+        with path.open("rb") as stream:
+            return _read_header(stream, size=path.stat().st_size)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(source, error) from None
+
+
+def _read_header(stream: BinaryIO, *, size: int) -> dict[str, tuple[int, ...]]:
+    length = int.from_bytes(stream.read(8), "little")
+    if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+        raise ValueError(f"a header of {length} bytes in a file of {size}")
+    header = json.loads(stream.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("the header is not an object")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        shape = entry.get("shape") if isinstance(entry, dict) else None
+        if not isinstance(shape, list) or not all(isinstance(side, int) and side >= 0 for side in shape):
+            raise ValueError(f"no shape is given for {name[:80]!r}")
+        shapes[name] = tuple(shape)
+    return shapes
+
+
+def _refuse_mismatch(found: Mapping[str, tuple[int, ...]], model: nn.Module, *, source: str) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    # Files from before BatchNorm counted its batches are whole without the counters.
+    missing = sorted(
+        name for name in expected.keys() - found.keys() if not name.endswith("num_batches_tracked")
+    )
+    extra = sorted(found.keys() - expected.keys())
+    wrong = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
+    if not missing and not extra and not wrong:
+        return
+    parts = [
+        f"{len(names)} {what} ({', '.join(name[:80] for name in names[:3])}{', ...' * (len(names) > 3)})"
+        for names, what in ((missing, "are missing"), (extra, "are unknown"), (wrong, "have another shape"))
+        if names
+    ]
+    raise HubError(
+        f"Cannot use {source}: its {WEIGHTS_FILE} does not fit the architecture that its config.json names; "
+        f"of its weights {' and '.join(parts)}. The two files do not belong together."
+    )
+
+
+def _refuse_non_finite(tensors: Mapping[str, Tensor], *, source: str, kind: type[Exception]) -> None:
+    # One pass over the memory, no temporary of the tensor's size: a sum is finite only if all of it is.
+    bad = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point()
+        and tensor.numel()
+        and not math.isfinite(tensor.sum(dtype=torch.float64).item())
+    ]
+    if bad:
+        raise kind(
+            f"Cannot use {source}: {len(bad)} of its tensors hold NaN or infinity, the first is {bad[0]!r}. "
+            f"Such a model answers NaN to every image; take an earlier checkpoint."
+        )
+
+
+def _damaged(source: str, error: Exception) -> HubError:
+    return HubError(f"Cannot use {source}: its {WEIGHTS_FILE} is damaged ({str(error)[:200]}). Get it again.")
