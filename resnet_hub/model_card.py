@@ -99,9 +99,7 @@ def card_metadata(report: RunReport | None, facts: CardFacts) -> ModelCardData:
 
 
 def eval_results_file(report: RunReport) -> tuple[str, list[dict[str, Any]]] | None:
-    """Path and content of the Hub's evaluation file, or None when the score is not on a data set of the
-    Hub.
-    """
+    """Path and content of the Hub's evaluation file; None for a data set that is not on the Hub."""
     score = report.test
     if score is None or not is_hub_dataset(report):
         return None
@@ -136,9 +134,7 @@ def is_repo_id(name: str | None) -> bool:
 
 
 def is_hub_dataset(report: RunReport) -> bool:
-    """Whether the data came from the Hub, which the recorded commit tells; a folder may have such a name
-    too.
-    """
+    """Whether the data came from the Hub: then a commit was recorded. A folder may have such a name too."""
     return report.dataset_revision is not None and (is_repo_id(report.dataset) or "/" not in report.dataset)
 
 
@@ -155,9 +151,7 @@ def public_report(report: RunReport) -> RunReport:
 
 
 def text(value: Any, *, limit: int = 120) -> str:
-    """Any value as one line of Markdown that shows exactly it: no markup, no HTML, no link, no table cell
-    ends.
-    """
+    """Any value as one line of Markdown that shows exactly it: no markup, HTML, link or end of a cell."""
     line = " ".join("".join(char if char.isprintable() else " " for char in str(value)).split())
     line = line if len(line) <= limit else line[: limit - 1] + "…"
     line = re.sub(r"([\\`*{}\[\]|~#$!+])", r"\\\1", line)
@@ -352,9 +346,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _public(value: Any) -> Any:
-    """The value without what tells about the machine: entries named after paths and users, absolute paths,
-    tokens.
-    """
+    """The value without what tells about the machine: private entries, absolute paths, tokens."""
     if isinstance(value, Mapping):
         return {key: _public(entry) for key, entry in value.items() if not _PRIVATE_KEYS.search(str(key))}
     if isinstance(value, list | tuple):

@@ -1,6 +1,4 @@
-"""Model folders and the Hub: save, load, download, publish; verified, without pickles, and usable without
-us.
-"""
+"""Model folders and the Hub: save, load, download, publish; verified, and usable without this package."""
 
 from resnet_hub.hub.export import save_folder
 from resnet_hub.hub.loading import load

@@ -221,9 +221,7 @@ def _known_architecture(name: Any, *, source: str) -> str:
 
 
 def _checked(values: Any, rules: Mapping[str, Any], *, source: str, strict: bool) -> dict[str, Any]:
-    """The entries of `values` that have a rule and obey it; an entry without a rule is refused or left
-    out.
-    """
+    """The entries that have a rule and obey it; an entry without a rule is refused or left out."""
     kept: dict[str, Any] = {}
     for key, value in _expect(values, dict, source, "an entry").items():
         if key == "num_classes" or value is None:

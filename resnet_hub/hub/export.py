@@ -151,7 +151,8 @@ def _refuse_bad_request(
     if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
         raise HubError(
             f"{folder} exists already and is not written over. Name another folder, or say overwrite=True."
-        )    if "architecture" not in _timm_cfg(network):
+        )
+    if "architecture" not in _timm_cfg(network):
         raise ModelError(
             f"A {type(network).__name__} without timm's pretrained_cfg cannot be exported: nobody could "
             f"tell how to "
@@ -197,9 +198,7 @@ def _whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Have the system write the file or folder to the disk, so that a rename never points at missing
-    bytes.
-    """
+    """Have the system write it to the disk, so that a rename never points at missing bytes."""
     if os.name == "nt" and path.is_dir():  # Windows cannot open folders
         return
     handle = os.open(path, os.O_RDONLY)
@@ -210,9 +209,7 @@ def _flush(path: Path) -> None:
 
 
 def _copy_figures(figures: Mapping[str, Path], folder: Path) -> None:
-    """Copy the images under names that say their place and title; HubError for a file that is not an
-    image.
-    """
+    """Copy the images under names that say place and title; HubError for what is not an image."""
     for place, (title, path) in enumerate(figures.items(), start=1):
         head = _IMAGE_HEADS.get(path.suffix.lower())
         if head is None or not path.is_file() or not path.read_bytes().startswith(head):

@@ -35,9 +35,7 @@ def local_folder(source: str | Path) -> Path | None:
 
 
 def load_files(config_path: Path, weights_path: Path, *, source: str, data: bytes | None = None) -> nn.Module:
-    """The model of two files that are on the disk; `data` holds the bytes of the weights if they were
-    read.
-    """
+    """The model of two files on the disk; `data` has the bytes of the weights if they were read."""
     config = read_config(config_path, source=source)
     if not weights_path.is_file():
         raise _no_safetensors(weights_path.parent, source=source)

@@ -22,9 +22,7 @@ _MAX_HEADER_BYTES = 16 * 2**20  # a ResNet-152 has 93 kB; safetensors itself all
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The network itself, out of DDP, `torch.compile` and averaged (EMA) models, in whatever order they
-    nest.
-    """
+    """The network itself, out of DDP, `torch.compile` and averaged (EMA) models, however they nest."""
     while True:
         if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module) or (
             not hasattr(model, "forward_features")
