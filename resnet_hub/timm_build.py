@@ -1,0 +1,110 @@
+"""Where the family meets timm's factory: building a model, describing weights, refusing the wrong ones."""
+
+import math
+from functools import partial
+from typing import Any, TypeAlias
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import PretrainedCfg, build_model_with_cfg, is_model
+from torch import nn
+
+from resnet_hub.architecture import MyResNet
+from resnet_hub.errors import ModelError
+from resnet_hub.pretrained import Weights
+from resnet_hub.strict_loading import check_state_dict
+from resnet_hub.variant import STEM_STRIDES, Variant
+
+PretrainedCfgs: TypeAlias = dict[str, dict[str, Any] | PretrainedCfg]
+
+
+def build(
+    name: str, variant: Variant, pretrained: bool, options: dict[str, Any], *, twin: str | None
+) -> nn.Module:
+    """A model for timm's factory.
+
+    Args:
+        name: Name in timm's registry, whose pretrained configuration is used.
+        variant: What to build.
+        pretrained: Whether to load weights; they are refused unless they fit wholly.
+        options: What `timm.create_model` was given besides.
+        twin: Name of timm's model that computes the same, if there is one.
+    """
+
+    def checked(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+        """`state_dict` as it is, once it is known to fit; timm calls this between reading and loading."""
+        assert isinstance(model, MyResNet)
+        cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]  set by timm
+        source = str(cfg.get("hf_hub_id") or cfg.get("file") or cfg.get("url") or "the state dict")
+        refuse_other_network(source, twin if model.variant == variant else None)
+        check_state_dict(model, state_dict, replaced=_adapted(model, cfg), source=source)
+        return state_dict
+
+    return build_model_with_cfg(
+        partial(MyResNet, variant),
+        name,
+        pretrained,
+        feature_cfg={"out_indices": tuple(range(len(variant.depths) + 1))},
+        pretrained_filter_fn=checked,
+        **options,
+    )
+
+
+def pretrained_cfg(variant: Variant, weights: Weights | None = None) -> dict[str, Any]:
+    """What timm wants to know of an input and a head: of published weights, or of a variant without any."""
+    is_small = variant.stem == "conv3"
+    size = weights.train_size if weights else (32 if is_small else 224)
+    reduction = STEM_STRIDES[variant.stem][1] * 2 ** (len(variant.depths) - 1)
+    cfg = {
+        "input_size": (3, size, size),
+        "pool_size": (math.ceil(size / reduction),) * 2,
+        "num_classes": 1000,
+        "first_conv": "conv1.0" if variant.stem in ("deep", "tiered") else "conv1",
+        "classifier": "fc",
+        "crop_pct": 1.0 if is_small else 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+    }
+    if weights is None:
+        return cfg
+    test_size = weights.test_size
+    return cfg | {
+        "hf_hub_id": weights.repo_id,  # in full: timm completes only a bare "timm/", and with our name
+        "hf_hub_filename": "model.safetensors",  # without it timm would fall back to a pickle
+        "test_input_size": (3, test_size, test_size) if test_size else None,
+        "num_classes": weights.num_classes,
+        "crop_pct": weights.crop_pct,
+        "test_crop_pct": weights.test_crop_pct,
+        "interpolation": weights.interpolation,
+        "mean": weights.mean,
+        "std": weights.std,
+        "license": weights.license,
+        "origin_url": weights.origin_url,
+        "paper_ids": weights.paper_ids,
+    }
+
+
+def _adapted(model: MyResNet, cfg: dict[str, Any]) -> set[str]:
+    """Names of the tensors that timm replaces or adapts on purpose: other classes, other input channels."""
+    names = set()
+    if model.num_classes != cfg["num_classes"]:
+        names |= {f"{cfg['classifier']}.weight", f"{cfg['classifier']}.bias"}
+    if model.in_chans != cfg["input_size"][0]:
+        names.add(f"{cfg['first_conv']}.weight")
+    return names
+
+
+def refuse_other_network(source: str, twin: str | None) -> None:
+    """Raise ModelError if `source` is a repository of timm's for another network than `twin`.
+
+    Fitting names and shapes prove nothing: `timm/resnetaa50.a1h_in1k` fits a plain ResNet-50, wrongly.
+    """
+    owner, _, repository = source.partition("/")
+    architecture = repository.partition(".")[0]
+    if owner == "timm" and is_model(architecture) and architecture != twin:
+        right = next(name for name in (f"my_{architecture}", architecture) if is_model(name))
+        raise ModelError(
+            f"{source} holds weights of timm's {architecture}, and this variant computes "
+            f"{f'what {twin} computes' if twin else 'something that no model of timm computes'}, though the "
+            f"weights may seem to fit. Use them with {right!r}."
+        )
