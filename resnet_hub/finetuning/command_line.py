@@ -67,4 +67,6 @@ def _refuse_unknown_flags(typed: Sequence[str]) -> None:
         if argument.startswith("--"):
             name = argument[2:].split("=", 1)[0].removeprefix("no-")
             if name not in known:
-                raise ConfigError(f"There is no flag --{name}; {nearest(name, known)} --help lists all flags.")
+                raise ConfigError(
+                    f"There is no flag --{name}; {nearest(name, known)} --help lists all flags."
+                )

@@ -24,7 +24,7 @@ class FinetuneConfig:
 
     # The model
     model_name_or_path: str = "my_resnet50"
-    """Model of the family or of timm (with a tag: my_resnet50.a1_in1k), a model folder, or hf-hub:user/repo."""
+    """Model of the family or of timm (with a tag: my_resnet50.a1_in1k), a model folder, or user/repo."""
     pretrained: bool = True
     """Start from pretrained weights; --no-pretrained starts from random ones."""
 
@@ -114,7 +114,7 @@ class FinetuneConfig:
     output_dir: Path | None = None
     """Folder of the run; runs/<data set>_<model> if not given."""
     resume: Resume = "auto"
-    """auto: go on where an unfinished run in output_dir stopped; must: refuse to start anew; never: refuse to go on."""
+    """auto: go on with an unfinished run in output_dir; must: only go on; never: only start anew."""
     checkpoint_minutes: float = 10.0
     """Write a checkpoint at least this often, besides one per epoch."""
     report_to: str = "none"
@@ -176,7 +176,7 @@ def check_values(config: FinetuneConfig) -> None:
                 raise ConfigError(f"--{name} is {value}; it has to be {wanted}.")
     if config.dataset_name and config.train_dir:
         raise ConfigError(
-            f"Both --dataset_name {config.dataset_name} and --train_dir {config.train_dir} are given; use one."
+            f"Use either --dataset_name {config.dataset_name} or --train_dir {config.train_dir}, not both."
         )
     if not config.train_dir and (config.validation_dir or config.test_dir):
         raise ConfigError("--validation_dir and --test_dir go with --train_dir, which is not given.")

@@ -1,0 +1,43 @@
+# Two commands for a fresh machine with Python 3.11 or later: `make finetune` and `make test`.
+#   make finetune   fine-tune on the embedded data set; ends by saying where everything is
+#   make test       style, types and the tests that take seconds
+#   make test-slow  the tests that take minutes
+#   make format     rewrite the sources in the agreed style
+# VENV=dir puts the virtual environment elsewhere, PYTHON=python3.12 chooses the interpreter.
+
+PYTHON ?= python3
+VENV ?= .venv
+OUTPUT_DIR ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
+BIN := $(VENV)/bin
+
+.PHONY: finetune test test-slow format
+.DELETE_ON_ERROR:
+
+finetune: $(VENV)/.finetune-installed
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --quiet \
+		recipes/finetune.py --config recipes/configs/digits.yaml --output_dir $(OUTPUT_DIR)
+
+test: $(VENV)/.test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -m slow
+
+format: $(VENV)/.test-installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The stamps are newer than pyproject.toml once its extras are installed, so the second time costs nothing.
+$(VENV)/.finetune-installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[finetune]"
+	touch $@
+
+$(VENV)/.test-installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,59 @@
+"""Fine-tune a ResNet on an image data set.
+
+From a checkout: accelerate launch recipes/finetune.py --config recipes/configs/digits.yaml
+From an install: accelerate launch -m resnet_hub.finetuning --train_dir photos --model my_resnet50
+
+Exit codes: 0 done; 2 bad input, nothing written over; 75 stopped by a signal with a checkpoint written, and
+the same command goes on; 1 anything else.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from resnet_hub.errors import UserError
+from resnet_hub.finetuning.command_line import Command, parse_command_line
+from resnet_hub.finetuning.config import dump_config
+from resnet_hub.finetuning.preemption import EXIT_CODE, Preempted
+
+BAD_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the fine-tuning command; returns its exit code."""
+    is_main = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.WARNING if is_main else logging.ERROR, format="%(message)s")
+    try:
+        command = parse_command_line(arguments, description=__doc__)
+        return _carry_out(command, is_main=is_main)
+    except UserError as error:
+        if is_main:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201  the command speaks to a person
+        return BAD_INPUT
+    except Preempted:
+        if is_main:
+            text = "stopped by a signal; the same command goes on from here"
+            print(text, file=sys.stderr)  # noqa: T201
+        return EXIT_CODE
+
+
+def _carry_out(command: Command, *, is_main: bool) -> int:
+    if command.print_config:
+        print(dump_config(command.options), end="")  # noqa: T201
+        return 0
+    from resnet_hub.finetuning.run import dry_run, finetune  # noqa: PLC0415  --help does not wait for torch
+
+    if command.dry_run:
+        dry_run(command.options)
+        return 0
+    report = finetune(command.options)
+    if is_main:
+        from resnet_hub.finetuning.summary import summarise  # noqa: PLC0415
+
+        print(summarise(report))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

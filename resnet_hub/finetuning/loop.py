@@ -1,0 +1,196 @@
+"""Training and evaluation, with nothing hidden: a function for an epoch, one for a step, one for a split."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnet_hub.finetuning.keys import random_key
+from resnet_hub.finetuning.loader import Batch
+from resnet_hub.finetuning.machine import Machine
+from resnet_hub.finetuning.optim import Schedule, set_rate
+from resnet_hub.preprocessing import Preprocessing
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+Mixer = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss is no longer a number."""
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a run is; the part of its state that is not tensors."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    evaluated_epochs: int = 0
+    seconds: float = 0.0
+    """Wall time of training and validation, over all starts of the run."""
+    images: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    recent_losses: list[float] = field(default_factory=list)
+    """Losses of the steps since the last event, so that a resumed run logs what an uninterrupted one does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """What a training step works with."""
+
+    model: nn.Module
+    """As accelerate prepared it."""
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    loss_function: LossFunction
+    preprocessing: Preprocessing
+    machine: Machine
+    seed: int
+    max_grad_norm: float | None = None
+    max_seconds: float | None = None
+    mix: Mixer | None = None
+
+    def share_of_time(self, progress: Progress) -> float:
+        """Part of the time limit that is used up, the same on every process; 0 without a limit."""
+        if self.max_seconds is None:
+            return 0.0
+        return self.machine.largest(progress.seconds / self.max_seconds)
+
+
+def train_steps(
+    trainer: Trainer, progress: Progress, steps: Iterable[list[Batch]], *, epoch: int
+) -> Iterator[dict[str, Any]]:
+    """Train on the given steps of an epoch, yielding what was measured after each of them.
+
+    The caller decides between two steps whether to log, to save or to stop. Raises TrainingDivergedError
+    before an update that would put NaN into the weights.
+    """
+    trainer.model.train()
+    started = time.monotonic()
+    for micro_batches in steps:
+        waited = time.monotonic() - started
+        rate = trainer.schedule.rate(progress.step, share_of_time=trainer.share_of_time(progress))
+        set_rate(trainer.optimizer, rate)
+        loss, num_images = train_step(trainer, micro_batches, key=(trainer.seed, epoch, progress.step))
+        progress.step += 1
+        progress.images += num_images
+        now = time.monotonic()
+        progress.seconds += now - started
+        yield {"loss": loss, "learning_rate": rate, "seconds": now - started, "waited_for_data": waited}
+        started = time.monotonic()
+
+
+def train_step(
+    trainer: Trainer, micro_batches: list[Batch], *, key: tuple[int, int, int]
+) -> tuple[float, int]:
+    """Do one optimizer step; returns the mean loss and the number of images, over all processes.
+
+    The loss is the sum over this process's images divided by the images of all processes and micro-batches,
+    so that the gradient is the mean over the global batch however it is split, and uneven splits are exact.
+    """
+    machine = trainer.machine
+    device = machine.accelerator.device
+    counts = torch.tensor([float(sum(len(batch.labels) for batch in micro_batches))], device=device)
+    num_images = machine.total(counts)
+    torch.manual_seed(
+        random_key(*key, machine.rank)
+    )  # dropout and drop path; order and crops have their own keys
+    total = torch.zeros(1, device=device)
+    for number, batch in enumerate(micro_batches):
+        is_last = number == len(micro_batches) - 1
+        images, targets = _to_device(trainer, batch, key=(*key, number))
+        with nullcontext() if is_last else machine.accelerator.no_sync(trainer.model):
+            loss = trainer.loss_function(trainer.model(images).float(), targets) / num_images
+            machine.accelerator.backward(loss.sum() * machine.world_size)
+        total += loss.detach()
+    mean_loss = float(machine.total(total))
+    if not math.isfinite(mean_loss):
+        raise TrainingDivergedError(
+            f"The loss is {mean_loss} after {key[2]} steps; the weights were not updated with it. "
+            f"Start again with a lower --learning_rate than "
+            f"{trainer.optimizer.param_groups[0]['lr']:.2g}, or with --max_grad_norm 1."
+        )
+    if trainer.max_grad_norm is not None:
+        machine.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.max_grad_norm)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    return mean_loss, int(num_images.item())
+
+
+@torch.inference_mode()
+def predict_split(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    num_images: int,
+    batch_size: int,
+    preprocessing: Preprocessing,
+    machine: Machine,
+    between_batches: Callable[[], None],
+) -> Tensor:
+    """Logits (images, classes) of a split in its order, float32 on the CPU, the same on every process.
+
+    Each image is computed once, on one process, and none is padded: processes may have different numbers of
+    images, and the results are put at their places by index. `between_batches` is called equally often on
+    every process, so it may ask the others.
+    """
+    model.eval()
+    device = machine.accelerator.device
+    num_common_batches = num_images // machine.world_size // batch_size
+    logits = [torch.zeros(0, model.num_classes, device=device)]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    indices = [torch.zeros(0, dtype=torch.long, device=device)]
+    for number, batch in enumerate(batches):
+        images = _normalized(batch.images, preprocessing, machine)
+        with machine.accelerator.autocast():
+            logits.append(model(images).float())
+        indices.append(batch.indices.to(device))
+        if number < num_common_batches:
+            between_batches()
+    places = _gather_uneven(torch.cat(indices), machine)
+    order = torch.argsort(places)
+    assert torch.equal(places[order], torch.arange(num_images)), "an image was evaluated twice or not at all"
+    return _gather_uneven(torch.cat(logits), machine)[order]
+
+
+def make_loss_function(*, multi_label: bool, label_smoothing: float) -> LossFunction:
+    """Cross-entropy summed over the images; for multi-label data the mean of the binary ones."""
+    if multi_label:
+        return lambda logits, targets: (
+            F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1).sum()
+        )
+    return lambda logits, targets: F.cross_entropy(
+        logits, targets, label_smoothing=label_smoothing, reduction="sum"
+    )
+
+
+def _to_device(trainer: Trainer, batch: Batch, *, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    images = _normalized(batch.images, trainer.preprocessing, trainer.machine)
+    targets = batch.labels.to(images.device, non_blocking=True)
+    if trainer.mix is None:
+        return images, targets
+    generator = torch.Generator().manual_seed(random_key(*key, trainer.machine.rank))
+    return trainer.mix(images, targets, generator)
+
+
+def _normalized(images: Tensor, preprocessing: Preprocessing, machine: Machine) -> Tensor:
+    on_device = images.to(machine.accelerator.device, non_blocking=True)
+    return preprocessing.normalize(on_device).contiguous(memory_format=machine.memory_format)
+
+
+def _gather_uneven(rows: Tensor, machine: Machine) -> Tensor:
+    """The rows of all processes on the CPU, whatever number each process has."""
+    if machine.world_size == 1:
+        return rows.cpu()
+    accelerator = machine.accelerator
+    counts = cast(Tensor, accelerator.gather(torch.tensor([len(rows)], device=rows.device))).tolist()
+    padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
+    everything = cast(Tensor, accelerator.gather(padded)).cpu().split(max(counts))
+    return torch.cat([part[:count] for part, count in zip(everything, counts, strict=True)])

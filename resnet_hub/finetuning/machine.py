@@ -1,0 +1,163 @@
+"""The machine as it is: devices and processes by accelerate; threads and precision chosen here."""
+
+import logging
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor
+
+from resnet_hub.errors import ConfigError
+from resnet_hub.finetuning.config import FinetuneConfig, Precision
+
+logger = logging.getLogger(__name__)
+
+MAX_WORKERS = 16  # more loader processes than this add memory and start-up time, and no images per second
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The processes of a run and what each of them uses."""
+
+    accelerator: Accelerator
+    precision: str
+    num_threads: int
+    num_cores: int
+    """Cores that each process may use, after sharing with the other processes of this machine."""
+    memory_format: torch.memory_format
+    sync_batchnorm: bool
+
+    @property
+    def rank(self) -> int:
+        """Number of this process among all."""
+        return self.accelerator.process_index
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self.accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and talks."""
+        return self.accelerator.is_main_process
+
+    def describe(self) -> str:
+        """One line on what the run computes with."""
+        device = self.accelerator.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+        processes = f"{self.world_size} processes" if self.world_size > 1 else "1 process"
+        norm = ", BatchNorm synchronised" if self.sync_batchnorm else ""
+        return (
+            f"{name}, {processes}, {self.num_threads} threads each, "
+            f"{self.precision} precision, channels_last{norm}"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What `environment.json` says of the machine."""
+        return {
+            "device": self.accelerator.device.type,
+            "device_name": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor_name(),
+            "processes": self.world_size,
+            "threads_per_process": self.num_threads,
+            "precision": self.precision,
+            "memory_format": "channels_last",
+            "sync_batchnorm": self.sync_batchnorm,
+        }
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes; every process has to ask."""
+        if self.world_size == 1:
+            return values
+        return cast(Tensor, self.accelerator.reduce(values, reduction="sum"))
+
+    def largest(self, value: float) -> float:
+        """The largest of the processes' values, the same on every process; every process has to ask."""
+        if self.world_size == 1:
+            return value
+        mine = torch.tensor([value], device=self.accelerator.device, dtype=torch.float64)
+        return float(cast(Tensor, self.accelerator.gather(mine)).max())
+
+    def agree_any(self, flag: bool) -> bool:
+        """Whether the flag is set on any process; every process has to ask."""
+        return self.largest(float(flag)) > 0
+
+
+def start_machine(config: FinetuneConfig) -> Machine:
+    """Start accelerate and choose threads, precision and memory format for this machine.
+
+    Raises ConfigError for a precision that the machine does not compute in.
+    """
+    cpu_only = _is_cpu_only()
+    precision = _choose_precision(config.mixed_precision, cpu_only=cpu_only)
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(minutes=10)),
+        ],
+    )
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    num_cores = max(1, len(os.sched_getaffinity(0)) // local_processes)
+    # `accelerate launch` without --cpu and torchrun both leave OMP_NUM_THREADS=1 on a machine without GPUs.
+    torch.set_num_threads(num_cores if cpu_only else min(num_cores, 4))
+    if not cpu_only:
+        torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
+        torch.backends.cudnn.benchmark = True
+    return Machine(
+        accelerator=accelerator,
+        precision=precision,
+        num_threads=torch.get_num_threads(),
+        num_cores=num_cores,
+        memory_format=torch.channels_last,
+        sync_batchnorm=_choose_sync_batchnorm(config, accelerator.num_processes),
+    )
+
+
+def choose_num_workers(config: FinetuneConfig, machine: Machine, num_images: int) -> int:
+    """Loader processes per training process: as many as spare cores, none for a handful of small images."""
+    if config.dataloader_num_workers is not None:
+        return config.dataloader_num_workers
+    if machine.accelerator.device.type == "cpu":
+        return 0  # the network needs every core; a loader process would only take turns with it
+    return min(MAX_WORKERS, machine.num_cores) if num_images > 0 else 0
+
+
+def has_bf16_units() -> bool:
+    """Whether this processor multiplies bf16 matrices faster than float32 ones (AMX or AVX512-BF16)."""
+    cpu = torch.cpu
+    return bool(cpu._is_amx_tile_supported() or cpu._is_avx512_bf16_supported())
+
+
+def _is_cpu_only() -> bool:
+    forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    return forced or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def _choose_precision(wanted: Precision, *, cpu_only: bool) -> str:
+    # `accelerate launch --mixed_precision` counts as a wish; a flag of ours wins over it.
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") if wanted == "auto" else wanted
+    if asked == "fp16" and cpu_only:
+        raise ConfigError("fp16 needs a GPU; on a CPU use --mixed_precision bf16 or no.")
+    if wanted != "auto" or asked != "no":
+        return asked
+    if cpu_only:
+        return "bf16" if has_bf16_units() else "no"
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+
+
+def _choose_sync_batchnorm(config: FinetuneConfig, world_size: int) -> bool:
+    return world_size > 1 and config.sync_batchnorm != "no"
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123  Linux only; elsewhere the fallback
+            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else "CPU"
+    except OSError:
+        return "CPU"

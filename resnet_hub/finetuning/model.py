@@ -1,0 +1,107 @@
+"""From a name to a network with a new `fc` for the classes of the data set."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import is_model, list_models, list_pretrained
+from torch import nn
+
+from resnet_hub.errors import ConfigError, nearest
+from resnet_hub.finetuning.config import FinetuneConfig
+from resnet_hub.hub import load
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a model's first weights came from."""
+
+    name: str
+    """Variant, with the tag of its weights if it has any: `my_resnet50.a1_in1k`."""
+    base_model: str | None
+    """Hub repository or folder of the weights; None from scratch."""
+    base_license: str | None
+
+
+def check_model_name(config: FinetuneConfig) -> None:
+    """Raise ConfigError for a model that cannot be built, before anything else is done."""
+    name = config.model_name_or_path
+    if _is_source(name):
+        if not config.pretrained:
+            raise ConfigError(f"--no-pretrained needs the name of a model, and {name} is a trained model.")
+        return
+    architecture, _, tag = name.partition(".")
+    if not is_model(architecture):
+        raise ConfigError(
+            f"There is no model {architecture!r}; {nearest(architecture, list_models())} "
+            f"`resnet-hub list` shows the family; a folder or user/repo on the Hub can be named as well."
+        )
+    with_weights = list_pretrained(f"{architecture}.*")
+    if tag and name not in with_weights:
+        raise ConfigError(f"There are no weights {name!r}; {nearest(name, with_weights)}")
+    if config.pretrained and not with_weights:
+        raise ConfigError(
+            f"There are no pretrained weights for {architecture}. Train from scratch with --no-pretrained, "
+            f"or choose a model that has weights: `resnet-hub list --pretrained`."
+        )
+
+
+def build_model(config: FinetuneConfig, *, class_names: tuple[str, ...]) -> tuple[nn.Module, Origin]:
+    """The model with a new `fc`, drawn from the seed, and where its other weights came from.
+
+    The whole checkpoint is loaded strictly first and `fc` is replaced then: a data set that happens to have
+    as many classes as the checkpoint gets a new `fc` too, and a checkpoint that does not fit is noticed.
+    """
+    name = config.model_name_or_path
+    torch.manual_seed(config.seed)
+    if _is_source(name):
+        model = load(name)
+        cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
+        origin = Origin(name=cfg["architecture"], base_model=name, base_license=cfg.get("license"))
+    else:
+        if config.pretrained:
+            from resnet_hub.hub import ensure_pretrained_weights
+
+            ensure_pretrained_weights(name)
+        model = timm.create_model(name, pretrained=config.pretrained)
+        origin = _origin_of(model, pretrained=config.pretrained)
+    torch.manual_seed(config.seed)
+    model.reset_classifier(len(class_names))  # pyright: ignore[reportCallIssue]
+    return model, origin
+
+
+def describe_preprocessing(model: nn.Module, *, image_size: int, class_names: tuple[str, ...]) -> None:
+    """Write into the model's `pretrained_cfg` how it is trained here, so that the export says it.
+
+    Images are small-image networks' own up to 64 pixels: these are not cropped in evaluation.
+    """
+    cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
+    channels = cfg["input_size"][0]
+    cfg.update(
+        input_size=(channels, image_size, image_size),
+        test_input_size=None,
+        test_crop_pct=None,
+        num_classes=len(class_names),
+        label_names=list(class_names),
+        label_descriptions=None,
+    )
+
+
+def _is_source(name: str) -> bool:
+    """Whether the name is a folder or a repository, and not a model of the registry."""
+    return "/" in name or Path(name).is_dir()
+
+
+def _origin_of(model: nn.Module, *, pretrained: bool) -> Origin:
+    cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
+    if not pretrained:
+        return Origin(name=cfg["architecture"], base_model=None, base_license=None)
+    tag = f".{cfg['tag']}" if cfg.get("tag") else ""
+    source = cfg.get("hf_hub_id") or cfg.get("url") or cfg.get("file")
+    return Origin(
+        name=f"{cfg['architecture']}{tag}",
+        base_model=None if source is None else str(source),
+        base_license=cfg.get("license"),
+    )

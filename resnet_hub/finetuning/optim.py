@@ -1,0 +1,43 @@
+"""Optimizer and learning-rate schedule; the rate is a function of the step, so there is no state to lose."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Linear warm-up to `peak_rate`, then a half cosine to zero (Loshchilov and Hutter, arXiv:1608.03983)."""
+
+    peak_rate: float
+    warmup_steps: int
+    total_steps: int
+
+    def rate(self, step: int, *, share_of_time: float = 0.0) -> float:
+        """Learning rate of a step, counted from 0.
+
+        `share_of_time` is the part of a time limit that is used up: when time runs faster than steps do, the
+        cosine follows the time, so that a run that ends by the clock ends with a finished schedule.
+        """
+        if step < self.warmup_steps:
+            return self.peak_rate * (step + 1) / self.warmup_steps
+        cooling_steps = max(1, self.total_steps - self.warmup_steps)
+        done = max((step - self.warmup_steps) / cooling_steps, share_of_time)
+        return self.peak_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def make_optimizer(model: nn.Module, *, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW with weight decay on convolution and fc weights only, none on norms and biases.
+
+    The rate is set before every step (`set_rate`).
+    """
+    return create_optimizer_v2(model, opt="adamw", lr=0.0, weight_decay=weight_decay)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter group the rate, times its own `lr_scale` if it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)

@@ -1,0 +1,174 @@
+"""Everything that can go wrong before training goes wrong here, before anything is written."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resnet_hub.errors import ConfigError, UserError
+from resnet_hub.finetuning.config import FinetuneConfig, with_options
+from resnet_hub.finetuning.data import ImageData, load_data
+from resnet_hub.finetuning.hyperrule import SMALL_IMAGE, complete
+from resnet_hub.finetuning.machine import Machine, choose_num_workers, start_machine
+from resnet_hub.finetuning.model import Origin, build_model, check_model_name, describe_preprocessing
+from resnet_hub.finetuning.preemption import Preempted, PreemptionWatch
+from resnet_hub.finetuning.progress import Display
+from resnet_hub.finetuning.run_folder import RunFolder
+from resnet_hub.finetuning.sampler import EpochPlan
+from resnet_hub.finetuning.tracking import check_trackers
+from resnet_hub.preprocessing import Preprocessing
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run consists of once everything about it is decided."""
+
+    config: FinetuneConfig
+    machine: Machine
+    folder: RunFolder
+    data: ImageData
+    model: nn.Module
+    origin: Origin
+    preprocessing: Preprocessing
+    plan: EpochPlan
+    num_workers: int
+    display: Display
+    watch: PreemptionWatch
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        assert self.config.num_train_epochs is not None
+        steps = self.config.num_train_epochs * self.plan.steps_per_epoch
+        return min(steps, self.config.max_train_steps or steps)
+
+    def facts(self) -> dict[str, Any]:
+        """What a resumed run has to share with its beginning, besides the configuration."""
+        return {
+            "data_fingerprint": self.data.fingerprint,
+            "class_names": list(self.data.class_names),
+            "images_per_step": self.plan.global_batch_size,
+            "weights": self.origin.name,
+        }
+
+    def stop_if_asked(self, save: Callable[[], None] | None = None) -> None:
+        """Raise Preempted, after `save`, if any process was asked to stop; every process has to ask."""
+        if self.machine.agree_any(self.watch.requested):
+            if save is not None:
+                save()
+            raise Preempted
+
+
+def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
+    """Check the request, understand the data, build the model and decide what was left open.
+
+    Raises UserError, with nothing written, for whatever cannot be carried out.
+    """
+    config = with_options(config, output_dir=config.output_dir or _default_output_dir(config))
+    assert config.output_dir is not None
+    folder = RunFolder(config.output_dir)
+    folder.check_usable(config)
+    check_model_name(config)
+    check_trackers(config.report_to)
+    _check_publishing(config)
+    machine = start_machine(config)
+    display = Display(is_main=machine.is_main)
+    data = load_data(config)
+    display.say(data.table())
+    assert data.train is not None
+    model, origin = build_model(config, class_names=data.class_names)
+    config = complete(
+        config,
+        num_train=len(data.train),
+        model_image_size=Preprocessing.of_model(model).image_size[0],
+        world_size=machine.world_size,
+    )
+    assert config.image_size is not None
+    describe_preprocessing(model, image_size=config.image_size, class_names=data.class_names)
+    plan = _plan(config, machine, num_train=len(data.train))
+    run = Run(
+        config=config,
+        machine=machine,
+        folder=folder,
+        data=data,
+        model=model,
+        origin=origin,
+        preprocessing=Preprocessing.of_model(model),
+        plan=plan,
+        num_workers=choose_num_workers(config, machine, len(data.train)),
+        display=display,
+        watch=watch,
+    )
+    _check_fits(run)
+    display.say(_summary(run))
+    return run
+
+
+def _default_output_dir(config: FinetuneConfig) -> Path:
+    parts = (Path(config.dataset).name, Path(config.model_name_or_path).name)
+    return Path("runs") / "_".join(part.replace(":", "-") for part in parts)
+
+
+def _plan(config: FinetuneConfig, machine: Machine, *, num_train: int) -> EpochPlan:
+    assert config.per_device_train_batch_size is not None
+    num_micro = config.gradient_accumulation_steps
+    plan = EpochPlan(
+        num_images=num_train,
+        global_batch_size=config.per_device_train_batch_size * machine.world_size * num_micro,
+        seed=config.seed,
+    )
+    plan.check_parts(machine.world_size, num_micro)
+    return plan
+
+
+def _check_publishing(config: FinetuneConfig) -> None:
+    if config.push_to_hub:
+        from resnet_hub.hub import check_can_push  # noqa: PLC0415  asks the Hub, only when publishing
+
+        check_can_push(config.hub_model_id)
+    elif config.hub_model_id or config.hub_private_repo:
+        raise ConfigError("--hub_model_id and --hub_private_repo do something only with --push_to_hub.")
+
+
+@torch.inference_mode()
+def _check_fits(run: Run) -> None:
+    """Raise UserError if the model cannot compute images of the chosen size."""
+    height, width = run.preprocessing.image_size
+    images = torch.zeros(1, run.preprocessing.num_channels, height, width)
+    try:
+        logits = run.model.eval()(images)
+    except RuntimeError as error:
+        raise UserError(
+            f"{run.config.model_name_or_path} cannot take images of {height}x{width} pixels ({error}). "
+            f"Choose another --image_size."
+        ) from error
+    if logits.shape != (1, len(run.data.class_names)):
+        raise UserError(
+            f"{run.config.model_name_or_path} gives {tuple(logits.shape)} outputs, not one "
+            f"for each of {len(run.data.class_names)} classes; it is no classifier that can be fine-tuned."
+        )
+
+
+def _summary(run: Run) -> str:
+    config = run.config
+    parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    start = f"from {run.origin.base_model or run.origin.name}" if config.pretrained else "from scratch"
+    size = "px, small-image augmentation" if run.preprocessing.image_size[0] <= SMALL_IMAGE else "px"
+    return "\n".join(
+        (
+            f"machine   {run.machine.describe()}, {run.num_workers} loader processes",
+            f"model     {run.origin.name}, {parameters / 1e6:.2f} M parameters, {start}, new fc for "
+            f"{len(run.data.class_names)} classes, {config.image_size} {size}",
+            f"training  {config.num_train_epochs} epochs, {run.total_steps} steps of "
+            f"{run.plan.global_batch_size} images, peak rate {config.learning_rate:.2g}, "
+            f"{config.warmup_steps} warm-up steps, weight decay {config.weight_decay}, "
+            f"label smoothing {config.label_smoothing}, augmentation {config.augmentation}",
+            f"folder    {run.folder.path}",
+        )
+    )

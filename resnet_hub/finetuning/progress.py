@@ -1,0 +1,57 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Display:
+    """Speaks on the main process only, to stderr, so that stdout stays for what the command returns."""
+
+    def __init__(self, *, is_main: bool) -> None:
+        self._console = Console(stderr=True, quiet=not is_main, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._last_line = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
+        (self._bar.console if self._bar else self._console).print(text, markup=False)
+
+    @contextmanager
+    def training(self, *, total_steps: int, first_step: int) -> Iterator[None]:
+        """Show the training steps while entered."""
+        if not (sys.stderr.isatty() and not self._console.quiet):
+            yield
+            return
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            self._bar, self._task = (
+                bar,
+                bar.add_task("training", total=total_steps, completed=first_step, note=""),
+            )
+            try:
+                yield
+            finally:
+                self._bar = self._task = None
+
+    def step(self, done: int, *, total: int, loss: float, images_per_second: float) -> None:
+        """Show that another step is done; without a terminal at most a line every few seconds."""
+        note = f"loss {loss:.3f}  {images_per_second:.0f} images/s"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, note=note)
+        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.say(f"  step {done}/{total}  {note}")

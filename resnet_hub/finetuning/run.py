@@ -1,0 +1,42 @@
+"""The story of a run, on one screen: from a configuration to a report, an export and a card."""
+
+from resnet_hub.finetuning.config import FinetuneConfig
+from resnet_hub.finetuning.preemption import PreemptionWatch
+from resnet_hub.finetuning.preparation import prepare
+from resnet_hub.finetuning.report import measure, write_results
+from resnet_hub.finetuning.training import start_or_resume, train_epochs
+from resnet_hub.results import RunReport
+
+
+def finetune(config: FinetuneConfig) -> RunReport:
+    """Fine-tune one model on one data set and return what was measured.
+
+    The same configuration goes on with an unfinished run in its `output_dir`. Every process of the run calls
+    this, and every one gets the report.
+
+    Raises:
+        UserError: the request cannot be carried out; nothing was written.
+        Preempted: SIGTERM or SIGINT came; a checkpoint was written and the same call goes on from it.
+    """
+    with PreemptionWatch() as watch:
+        run = prepare(config, watch)
+        run.folder.check_same_run(run.config, facts=run.facts())
+        accelerator = run.machine.accelerator
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            run.folder.begin(run.config, facts=run.facts(), machine=run.machine.record())
+        accelerator.wait_for_everyone()
+
+        training = start_or_resume(run)
+        train_epochs(run, training)
+        report, logits = measure(run, training)
+        if accelerator.is_main_process:
+            write_results(run, training, report, logits)
+        accelerator.wait_for_everyone()
+        return report
+
+
+def dry_run(config: FinetuneConfig) -> None:
+    """Say what `finetune` would do, having checked all that it checks; writes nothing."""
+    with PreemptionWatch() as watch:
+        prepare(config, watch)

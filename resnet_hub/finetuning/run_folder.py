@@ -1,0 +1,201 @@
+"""A run's folder: what is in it, whether a run may use it, and the log of events."""
+
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from resnet_hub.errors import ConfigError
+from resnet_hub.finetuning.config import FinetuneConfig, load_config, plain_values, save_config
+
+# A resumed run may differ in these: they change neither the samples nor the steps. The batch size per
+# process is compared as images per step, so that a run can go on with another number of processes.
+_FREE_TO_CHANGE = frozenset(
+    {
+        "checkpoint_minutes",
+        "dataloader_num_workers",
+        "gradient_accumulation_steps",
+        "hub_model_id",
+        "hub_private_repo",
+        "image_cache",
+        "max_minutes",
+        "output_dir",
+        "per_device_eval_batch_size",
+        "per_device_train_batch_size",
+        "push_to_hub",
+        "report_to",
+        "resume",
+        "sync_batchnorm",
+    }
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run's files, and the only place that writes its records."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine and command."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per event."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The record of what was measured; its presence says that the run is finished."""
+        return self.path / "report.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the pictures."""
+        return self.path / "plots"
+
+    @property
+    def predictions(self) -> Path:
+        """Table of predictions on the validation and test images."""
+        return self.path / "predictions.parquet"
+
+    @property
+    def export(self) -> Path:
+        """Folder of the exported model."""
+        return self.path / "export"
+
+    def check_usable(self, config: FinetuneConfig) -> None:
+        """Raise ConfigError if a run may not use this folder; writes nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"--output_dir {self.path} is a file; name a folder.")
+        if self.report.exists():
+            raise ConfigError(
+                f"--output_dir {self.path} holds a finished run. Its report is {self.report}, its model "
+                f"{self.export}. For a new run name another --output_dir."
+            )
+        is_unfinished = self.config.exists()
+        if is_unfinished and config.resume == "never":
+            raise ConfigError(
+                f"--output_dir {self.path} holds an unfinished run, which --resume never leaves alone. "
+                f"Name another --output_dir, or leave --resume out to go on."
+            )
+        if not is_unfinished and config.resume == "must":
+            raise ConfigError(f"--resume must: there is no unfinished run in --output_dir {self.path}.")
+        if not is_unfinished and self.path.exists() and any(self.path.iterdir()):
+            raise ConfigError(
+                f"--output_dir {self.path} is not empty and holds no run of ours. Name a new folder; "
+                f"nothing in it was touched."
+            )
+        parent = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not os.access(parent, os.W_OK):
+            raise ConfigError(f"--output_dir {self.path}: {parent} cannot be written to.")
+
+    def check_same_run(self, config: FinetuneConfig, *, facts: Mapping[str, Any]) -> None:
+        """Raise ConfigError, with the differences, if the folder holds an unfinished run of another kind.
+
+        `facts` are what a run rests on besides its configuration: fingerprint of the data, class names,
+        images per step.
+        """
+        if not self.config.exists():
+            return
+        before = plain_values(FinetuneConfig(**load_config(self.config)))
+        now = plain_values(config)
+        pairs = {name: (before[name], now[name]) for name in now if name not in _FREE_TO_CHANGE}
+        old_facts = json.loads(self.environment.read_text(encoding="utf-8"))["facts"]
+        pairs |= {name: (old_facts.get(name), value) for name, value in facts.items()}
+        differences = [f"{name} was {old!r}, is {new!r}" for name, (old, new) in pairs.items() if old != new]
+        if differences:
+            raise ConfigError(
+                f"--output_dir {self.path} holds an unfinished run that is not this one: "
+                f"{'; '.join(differences)}. Type the same command to go on with it "
+                f"(--config {self.config}), or name another --output_dir."
+            )
+
+    def begin(self, config: FinetuneConfig, *, facts: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
+        """Write `config.yaml` and `environment.json`, unless an unfinished run has them already."""
+        if self.config.exists():
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.plots.mkdir(exist_ok=True)
+        record = {"facts": facts, "machine": machine} | describe_environment()
+        _write_whole(self.environment, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        save_config(config, self.config.with_suffix(".tmp"))
+        self.config.with_suffix(".tmp").replace(self.config)
+
+    def log(self, event: str, *, step: int, epoch: float, **values: Any) -> None:
+        """Append an event to `metrics.jsonl`."""
+        record = {
+            "event": event,
+            "step": step,
+            "epoch": round(epoch, 4),
+            "time": round(time.time(), 3),
+        } | values
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events so far."""
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+    def log_size(self) -> int:
+        """Length of the log in bytes, kept in every checkpoint."""
+        return self.metrics.stat().st_size if self.metrics.exists() else 0
+
+    def rewind_log(self, size: int) -> None:
+        """Forget the events after a checkpoint: the resumed run will write them again."""
+        if self.metrics.exists():
+            os.truncate(self.metrics, min(size, self.log_size()))
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, system, git commit and command, with no name of a person or host, and no token."""
+    packages = ("resnet_hub", "torch", "torchvision", "timm", "accelerate", "datasets", "huggingface_hub")
+    is_checkout = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in packages},
+        "system": platform.platform(),
+        "git_commit": _git("rev-parse", "HEAD") if is_checkout else None,
+        "git_dirty": bool(_git("status", "--porcelain")) if is_checkout else None,
+        "command": re.sub(r"hf_[A-Za-z0-9]{20,}", "hf_***", command),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says in the folder of this package; None where it says nothing or there is no git."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
