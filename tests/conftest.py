@@ -1,0 +1,14 @@
+"""Every test has a cache of its own and no way to the Hub."""
+
+import os
+import tempfile
+
+# Read by huggingface_hub, datasets and matplotlib when they are imported, so set before any test module is.
+_scratch = tempfile.mkdtemp(prefix="resnet_hub-tests-")
+os.environ["HF_HOME"] = _scratch
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["MPLCONFIGDIR"] = _scratch
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+for name in ("HF_TOKEN", "HF_ENDPOINT", "HUGGING_FACE_HUB_TOKEN"):
+    os.environ.pop(name, None)

@@ -1,0 +1,173 @@
+"""A checkpoint is there whole, or it is not there; and there is always an older one."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnet_hub.finetuning import checkpoint as checkpoints
+from resnet_hub.finetuning.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    read_newest_checkpoint,
+    write_checkpoint,
+)
+
+
+def make(step: int) -> Checkpoint:
+    return Checkpoint(tensors={"model": {"weight": torch.full((64,), float(step))}}, values={"step": step})
+
+
+def newest_step(folder: Path) -> int | None:
+    found = read_newest_checkpoint(folder)
+    return None if found is None else found.values["step"]
+
+
+def test_what_is_written_is_read_back(tmp_path: Path):
+    write_checkpoint(tmp_path, 3, make(3))
+    found = read_newest_checkpoint(tmp_path)
+    assert found is not None
+    assert torch.equal(found.tensors["model"]["weight"], torch.full((64,), 3.0))
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path: Path):
+    assert read_newest_checkpoint(tmp_path / "none") is None
+
+
+def test_two_are_kept(tmp_path: Path):
+    for step in range(5):
+        write_checkpoint(tmp_path, step, make(step))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "values.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "empty"])
+def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, name: str, damage: str, caplog):
+    write_checkpoint(tmp_path, 1, make(1))
+    file = write_checkpoint(tmp_path, 2, make(2)) / name
+    content = bytearray(file.read_bytes())
+    if damage == "delete":
+        file.unlink()
+    elif damage == "truncate":
+        file.write_bytes(content[:-1])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    else:
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    assert newest_step(tmp_path) == 1
+    assert "step-00000002" in caplog.text
+    assert name in caplog.text or name == "manifest.json"
+
+
+def test_if_all_are_damaged_the_run_is_not_silently_started_anew(tmp_path: Path):
+    for step in (1, 2):
+        (write_checkpoint(tmp_path, step, make(step)) / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="--output_dir"):
+        read_newest_checkpoint(tmp_path)
+
+
+def write_and_die(folder: Path, *, at_operation: int) -> int:
+    """Write checkpoint 3 in a process of its own that is gone at the given disk operation; its exit code."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    left = at_operation
+
+    def dying(function):
+        def call(*arguments, **options):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os._exit(9)
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("save_file", "_write_text", "_sha256", "_fsync"):
+        setattr(checkpoints, name, dying(getattr(checkpoints, name)))
+    checkpoints.shutil.rmtree = dying(checkpoints.shutil.rmtree)
+    Path.rename = dying(Path.rename)  # pyright: ignore[reportAttributeAccessIssue]
+    write_checkpoint(folder, 3, make(3))
+    os._exit(0)
+
+
+def test_a_kill_at_any_operation_leaves_a_valid_checkpoint(tmp_path: Path):
+    codes = []
+    while not codes or codes[-1] == 9:
+        folder = tmp_path / str(len(codes))
+        for step in (1, 2):
+            write_checkpoint(folder, step, make(step))
+        codes.append(write_and_die(folder, at_operation=len(codes) + 1))
+        assert newest_step(folder) in (2, 3)
+        write_checkpoint(folder, 4, make(4))  # and the next save cleans up
+        assert not list(folder.glob(".writing-*"))
+    assert len(codes) > 10
+    assert codes[-1] == 0
+
+
+def test_the_manifest_is_written_last_and_everything_reaches_the_disk_before_the_rename(
+    tmp_path: Path, monkeypatch
+):
+    log = []
+    real_fsync, real_rename = checkpoints._fsync, Path.rename
+    monkeypatch.setattr(
+        checkpoints, "_fsync", lambda path: (log.append(f"fsync {path.name}"), real_fsync(path))
+    )
+    monkeypatch.setattr(Path, "rename", lambda self, to: (log.append("rename"), real_rename(self, to))[1])
+    write_checkpoint(tmp_path, 1, make(1))
+    before = log[: log.index("rename")]
+    assert {"fsync model.safetensors", "fsync values.json"} <= set(before[:2])
+    assert before[2:] == ["fsync manifest.json", "fsync .writing-step-00000001"]
+    assert log[-1] == f"fsync {tmp_path.name}"
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_keeps_the_older_checkpoints(tmp_path: Path, monkeypatch):
+    write_checkpoint(tmp_path, 1, make(1))
+
+    def write_to_full_disk(path: Path, text: str) -> None:
+        with Path("/dev/full").open("w") as file:
+            file.write(text)
+
+    monkeypatch.setattr(checkpoints, "_write_text", write_to_full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_checkpoint(tmp_path, 2, make(2))
+    assert newest_step(tmp_path) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_restored_optimizer_goes_on_bit_for_bit():
+    def trained(steps: int, optimizer_state=None, weight=None):
+        layer = torch.nn.Linear(4, 3)
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.fill_(0.5)
+        if weight is not None:
+            layer.load_state_dict(weight)
+        optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+        if optimizer_state is not None:
+            load_optimizer_tensors(optimizer, optimizer_state)
+        for step in range(steps):
+            layer(torch.arange(4.0)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return layer.state_dict(), optimizer_tensors(optimizer)
+
+    straight, _ = trained(6)
+    half, state = trained(3)
+    half = {name: tensor.clone() for name, tensor in half.items()}
+    resumed, _ = trained(3, {name: tensor.clone() for name, tensor in state.items()}, half)
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    fresh, _ = trained(3, None, half)
+    assert not all(torch.equal(straight[name], fresh[name]) for name in straight)
+
+
+def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path: Path):
+    folder = write_checkpoint(tmp_path, 1, make(1))
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
+    json.loads((folder / "manifest.json").read_text())
