@@ -167,9 +167,8 @@ class MyResNet(nn.Module):
                 reset()
         if self.zero_init_last if zero_init_last is None else zero_init_last:
             for module in self.modules():
-                weight = getattr(getattr(module, "last_norm", None), "weight", None)
-                if weight is not None:
-                    nn.init.zeros_(weight)
+                if isinstance(module, BasicBlock | Bottleneck):
+                    module.zero_last_norm()
 
     @_not_scripted
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:

@@ -151,6 +151,11 @@ def _last_conv(owner: nn.Module, name: str, child: nn.Module) -> tuple[nn.Module
     return None
 
 
+def _zero_weight(norm: nn.Module) -> None:
+    if isinstance(weight := getattr(norm, "weight", None), nn.Parameter):
+        nn.init.zeros_(weight)
+
+
 class ZeroPadShortcut(nn.Module):
     """Every stride-th pixel, and zeros in the new channels (option A of arXiv:1512.03385)."""
 
@@ -255,10 +260,9 @@ class BasicBlock(nn.Module):
         self.downsample = nn.Identity() if downsample is None else downsample
         self.act2 = layers.act()
 
-    @property
-    def last_norm(self) -> nn.Module:
-        """The normalisation that ends the residual branch."""
-        return self.bn2
+    def zero_last_norm(self) -> None:
+        """Start the residual branch at zero, so that the block is the identity at first."""
+        _zero_weight(self.bn2)
 
     def fuse(self) -> "BasicBlock":
         """This block with BatchNorm folded in; `timm.models.reparameterize_model` calls it."""
@@ -320,10 +324,9 @@ class Bottleneck(nn.Module):
         self.downsample = nn.Identity() if downsample is None else downsample
         self.act3 = layers.act()
 
-    @property
-    def last_norm(self) -> nn.Module:
-        """The normalisation that ends the residual branch."""
-        return self.bn3
+    def zero_last_norm(self) -> None:
+        """Start the residual branch at zero, so that the block is the identity at first."""
+        _zero_weight(self.bn3)
 
     def fuse(self) -> "Bottleneck":
         """This block with BatchNorm folded in; `timm.models.reparameterize_model` calls it."""
