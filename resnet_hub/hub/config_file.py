@@ -69,6 +69,11 @@ MODEL_ARGS: dict[str, Any] = {
     "act_layer": _is_layer_name,
     "norm_layer": _is_layer_name,
     "aa_layer": _is_layer_name,
+    "stem": _is_layer_name,
+    "shortcut": _is_layer_name,
+    "attn": _is_layer_name,
+    "anti_alias": _is_layer_name,
+    "zero_init_last": lambda value: isinstance(value, bool),
     "img_size": lambda value: _is_count(_MAX_IMAGE_SIZE)(value) or _is_size([3, *value]),
 }
 """The constructor options that a config.json may set, each with what a good value is; all others are
@@ -129,9 +134,15 @@ def write_config(
         )
         config = json.loads(path.read_text(encoding="utf-8"))
     variant = config["architecture"]
-    config["architecture"] = timm_twin(model) or variant
-    # transformers passes num_classes beside model_args, and refuses to get it twice.
-    config["model_args"].pop("num_classes", None)
+    twin = timm_twin(model)
+    config["architecture"] = twin or variant
+    # transformers passes num_classes beside model_args, and refuses to get it twice. A network that timm has
+    # too is built there from these two alone, whichever of our options spelled it out.
+    config["model_args"] = {
+        key: value
+        for key, value in config["model_args"].items()
+        if key != "num_classes" and (twin is None or key in ("in_chans", "global_pool"))
+    }
     cfg = config["pretrained_cfg"]
     for key in (
         "tag",
@@ -172,7 +183,7 @@ def read_config(path: Path, *, source: str) -> ModelConfig:
             source, f"gives num_classes as {_short(num_classes)}, which is not a number of classes"
         )
     return ModelConfig(
-        architecture=_known_architecture(own.get("variant", config.get("architecture")), source=source),
+        architecture=_known_architecture(config, own, source=source),
         num_classes=num_classes,
         model_args=_checked(config.get("model_args") or {}, MODEL_ARGS, source=source, strict=True),
         label_names=_label_names(
@@ -204,19 +215,21 @@ def _read_json(path: Path, *, source: str) -> dict[str, Any]:
     return _expect(config, dict, source, "the whole file")
 
 
-def _known_architecture(name: Any, *, source: str) -> str:
-    if isinstance(name, str) and timm.is_model(name):
-        return name
+def _known_architecture(config: dict[str, Any], own: dict[str, Any], *, source: str) -> str:
+    """Our variant if the file names one that is registered here, else what timm is given."""
+    variant, name = own.get("variant"), config.get("architecture")
+    for known in (variant, name):
+        if isinstance(known, str) and timm.is_model(known):
+            return known
     if not isinstance(name, str):
         raise _refusal(source, f"gives the architecture as {_short(name)}, which is not a name")
-    known = timm.list_models("*resn*")
     raise _refusal(
         source,
         f"asks for the architecture {_short(name)}, which neither timm {timm.__version__} nor resnet_hub "
         f"has; "
-        f"{nearest(name[:60], known)} A newer one may come with: pip install -U timm resnet_hub. A variant "
-        f"of your "
-        f"own has to be registered first (resnet_hub.register_variant)",
+        f"{nearest(name[:60], timm.list_models('*resn*'))} A newer one may come with: pip install -U timm "
+        f"resnet_hub."
+        " A variant of your own has to be registered first, with resnet_hub.register_variant",
     )
 
 

@@ -8,22 +8,36 @@ from torch import nn
 
 from resnet_hub.errors import HubError
 from resnet_hub.hub.config_file import CONFIG_FILE, ModelConfig, read_config
+from resnet_hub.hub.download import fetch, pin, remember
 from resnet_hub.hub.weights import PICKLES, WEIGHTS_FILE, read_weights
 
 
-def load(source: str | Path) -> nn.Module:
+def load(source: str | Path, *, revision: str | None = None, cache_dir: Path | None = None) -> nn.Module:
     """The model of a folder, of a run (its `export/`) or of a Hub repository, in eval mode on the CPU.
 
     Its `pretrained_cfg` has `label_names` and the preprocessing that it was evaluated with. Only safetensors
     are read, config.json can only choose known architectures and options, and every weight has to be there.
+    Files of the Hub are compared with the sums that it declares, also those that come from the cache.
+
+    Args:
+        source: a folder, or `owner/name` on the Hub, which may end in `@revision` and begin with `hf-hub:`.
+        revision: branch, tag or commit of a Hub repository; a full commit id that is cached asks nobody.
+        cache_dir: the cache of Hub files, huggingface_hub's by default.
 
     Raises:
         HubError: there is nothing of the kind, or what is there cannot be trusted.
     """
     folder = local_folder(source)
-    if folder is None:
-        raise HubError(f"There is no folder {source}.")
-    return load_files(folder / CONFIG_FILE, folder / WEIGHTS_FILE, source=str(source))
+    if folder is not None:
+        return load_files(folder / CONFIG_FILE, folder / WEIGHTS_FILE, source=str(source))
+    repo_id, at, named = str(source).removeprefix("hf-hub:").partition("@")
+    pinned = pin(repo_id, revision=revision or (named if at else None), cache_dir=cache_dir)
+    config = fetch(pinned, CONFIG_FILE, cache_dir=cache_dir)
+    weights = fetch(pinned, WEIGHTS_FILE, cache_dir=cache_dir)
+    remember(pinned, cache_dir=cache_dir)
+    model = load_files(config.path, weights.path, source=repo_id, data=weights.data)
+    model.pretrained_cfg |= {"hf_hub_id": f"{repo_id}@{pinned.commit}", "source": "hf-hub"}  # pyright: ignore
+    return model
 
 
 def local_folder(source: str | Path) -> Path | None:

@@ -1,0 +1,217 @@
+"""Reaching the Hub: quick to say that it cannot be reached, patient with what passes, mute about tokens."""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from huggingface_hub import constants, get_token, hf_hub_url
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import HfFileMetadata, get_hf_file_metadata
+
+from resnet_hub.errors import HubError
+
+FIRST_ANSWER_SECONDS = 5.0
+"""How long the Hub may take for its first answer. huggingface_hub itself gives up on a dead one after 23 s
+or more."""
+
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try
+_LONGEST_WAIT = 30.0  # what a Retry-After of the Hub is obeyed up to
+_SECRET = re.compile(
+    r"hf_[A-Za-z0-9]{8,}|(?<=[?&])(?:X-Amz-[A-Za-z-]+|Signature|signature|Policy|token)=[^&\s]+"
+)
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+class UnreachableError(HubError):
+    """The Hub did not answer at all, or this process was told not to ask it."""
+
+
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids every connection."""
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def look_up(repo_id: str, filename: str, *, revision: str | None) -> HfFileMetadata:
+    """Commit, sum and size of a file as the Hub declares them, within seconds or not at all.
+
+    Raises:
+        UnreachableError: nobody answered in FIRST_ANSWER_SECONDS, twice.
+        HubError: the Hub answered that there is no such thing, or that it may not be read.
+    """
+    if offline():
+        raise UnreachableError("HF_HUB_OFFLINE is set, so the Hub is not asked.")
+    try:
+        url = hf_hub_url(repo_id, filename, revision=revision)
+    except HFValidationError:
+        raise HubError(
+            f"{redact(repo_id)!r} is neither a folder nor the name of a repository on the Hub, which is "
+            f"'owner/name'."
+        ) from None
+    return asking(
+        lambda: _within(
+            FIRST_ANSWER_SECONDS, lambda: get_hf_file_metadata(url, timeout=FIRST_ANSWER_SECONDS)
+        ),
+        repo_id=repo_id,
+        revision=revision,
+        tries_without_answer=2,
+    )
+
+
+def asking(
+    request: Callable[[], _Result],
+    *,
+    repo_id: str,
+    revision: str | None = None,
+    tries_without_answer: int = 3,
+    repeat: bool = True,
+) -> _Result:
+    """What the request gives; a passing fault is waited out, any other error becomes a HubError that helps.
+
+    Args:
+        request: one or several calls of huggingface_hub; it has to be safe to repeat when `repeat` is set.
+        repo_id: named in the message.
+        revision: named in the message, if there is one.
+        tries_without_answer: how often to try where nobody answers.
+        repeat: whether to try again after a fault that passes.
+    """
+    for number, wait in enumerate((*_WAITS, None), start=1):
+        try:
+            return request()
+        except Exception as error:
+            no_answer = is_no_answer(error)
+            if not repeat or wait is None or not (no_answer or _passes(error)):
+                raise explained(error, repo_id=repo_id, revision=revision) from None
+            if no_answer and number >= tries_without_answer:
+                raise explained(error, repo_id=repo_id, revision=revision) from None
+            seconds = max(wait, _asked_wait(error))
+            _log.info("%s: %s; again in %.1f s", repo_id, type(error).__name__, seconds)
+            time.sleep(seconds)
+    raise AssertionError("the last try returns or raises")
+
+
+def is_no_answer(error: BaseException) -> bool:
+    """Whether the connection failed, not the request; huggingface_hub 1 and 2 use two httpx packages."""
+    if isinstance(error, HfHubHTTPError | OfflineModeIsEnabled):
+        return False
+    if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
+        return True
+    return isinstance(error, ConnectionError | TimeoutError)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the same request may soon succeed: overload, a cut body, an expired signed address."""
+    status = status_of(error)
+    response = getattr(error, "response", None)
+    expired = status == 403 and response is not None and not str(response.url).startswith(constants.ENDPOINT)
+    return status in _PASSING or expired or "Consistency check failed" in str(error)
+
+
+def _within(seconds: float, request: Callable[[], _Result]) -> _Result:
+    """What the request gives, or TimeoutError: some systems try each address of a host for so long."""
+    outcome: list[_Result | BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(request())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds + 1)
+    if not outcome:
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that the Hub answered with, if it answered; the cause counts as well."""
+    seen: BaseException | None = error
+    while seen is not None:
+        response = getattr(seen, "response", None)
+        if response is not None and (status := getattr(response, "status_code", None)) is not None:
+            return int(status)
+        seen = seen.__cause__
+    return None
+
+
+def explained(error: Exception, *, repo_id: str, revision: str | None = None) -> HubError:
+    """The error as help: what was asked, what was found, what to type next; no address that holds keys."""
+    if isinstance(error, HubError):
+        return error
+    at = f"{repo_id}@{revision}" if revision else repo_id
+    who = "with your token" if get_token() else "without a token"
+    login = "Log in with `hf auth login`, or set HF_TOKEN, if you have access."
+    if isinstance(error, GatedRepoError):
+        page = f"{constants.ENDPOINT}/{repo_id}"
+        return HubError(f"{at} is gated, and {who} it may not be read. Ask for access at {page}. {login}")
+    if isinstance(error, RepositoryNotFoundError):
+        return HubError(f"{constants.ENDPOINT} has no {repo_id}, or hides it: asked {who}. {login}")
+    if isinstance(error, RevisionNotFoundError):
+        return HubError(
+            f"{repo_id} has no branch, tag or commit {revision!r}. Its branches and tags: "
+            f"{constants.ENDPOINT}/{repo_id}/tree/main"
+        )
+    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        return HubError(f"{at} has no such file: {_one_line(error)}")
+    if (status := status_of(error)) is not None:
+        return _refused(status, at=at, who=who, login=login, error=error)
+    return UnreachableError(help_without_hub(repo_id, found=_one_line(error)))
+
+
+def help_without_hub(repo_id: str, *, found: str) -> str:
+    """What to do when the Hub cannot be asked and the cache does not have what is needed."""
+    return (
+        f"{repo_id} is needed, the Hub cannot be reached ({found}), and the cache does not have it. "
+        f"Asked: {constants.ENDPOINT} (set HF_ENDPOINT for a mirror, HTTPS_PROXY for a proxy). "
+        f"Cache: {constants.HF_HUB_CACHE} (set HF_HOME or HF_HUB_CACHE, or fill it on a machine with a "
+        f"connection: "
+        f"resnet-hub download {repo_id}). To start from random weights instead: --no-pretrained."
+    )
+
+
+def redact(text: str) -> str:
+    """The text with tokens, and with the keys in signed addresses, made unreadable."""
+    token = get_token()
+    text = _SECRET.sub("***", text)
+    return text.replace(token, "***") if token else text
+
+
+def _refused(status: int, *, at: str, who: str, login: str, error: Exception) -> HubError:
+    if status == 401:
+        return HubError(f"The Hub does not accept the token that is set, asking for {at}. {login}")
+    if status == 403:
+        return HubError(f"The Hub forbids this for {at}, asked {who}: {_one_line(error)} {login}")
+    if status == 429:
+        return HubError(
+            f"The Hub says that it was asked too often (429), for {at}. Try again in some minutes."
+        )
+    return HubError(f"The Hub failed with {status} for {at}: {_one_line(error)} Try again in some minutes.")
+
+
+def _asked_wait(error: BaseException) -> float:
+    response = getattr(error, "response", None)
+    value = response.headers.get("Retry-After", "") if response is not None else ""
+    return min(float(value), _LONGEST_WAIT) if value.isdigit() else 0.0
+
+
+def _one_line(error: Exception) -> str:
+    message = getattr(error, "server_message", None) or str(error) or type(error).__name__
+    return redact(" ".join(re.sub(r"https?://\S+", "", message).split()))[:200]

@@ -1,0 +1,11 @@
+"""A Hub on loopback for tests: repositories on disk behind the HTTP API that the real clients speak.
+
+`HubServer` serves, `Fault` spoils an answer on demand, and the fixtures are in fixtures.py. It can also be
+started by hand, to try a client against it: `python -m tests.hub_server FOLDER`.
+"""
+
+from tests.hub_server.faults import Fault
+from tests.hub_server.server import HubServer
+from tests.hub_server.storage import Repository, Storage
+
+__all__ = ["Fault", "HubServer", "Repository", "Storage"]

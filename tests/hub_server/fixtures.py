@@ -1,0 +1,84 @@
+"""Fixtures: a running Hub with an empty cache, for this process and for the processes that it starts."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants, hf_api
+from huggingface_hub.utils import close_session
+
+from tests.hub_server.server import HubServer
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub that the clients of this process ask, as alice; its cache is empty."""
+    with HubServer(tmp_path / "hub") as server:
+        point_to(monkeypatch, server.url, home=tmp_path / "home")
+        monkeypatch.setenv("HF_TOKEN", next(iter(server.tokens)))
+        yield server
+    close_session()
+
+
+@pytest.fixture
+def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nobody listens where the Hub should be."""
+    point_to(monkeypatch, "http://127.0.0.1:9", home=tmp_path / "home")
+    yield
+    close_session()
+
+
+@pytest.fixture
+def run_python(hub: HubServer, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run code in a fresh process that sees the Hub of the test and has a cache of its own."""
+
+    def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        variables = {**child_environment(hub.url, home=tmp_path / "child_home"), **environment}
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env=variables,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+def point_to(monkeypatch: pytest.MonkeyPatch, url: str, *, home: Path) -> None:
+    """Set huggingface_hub's constants, which it read from the environment when it was imported."""
+    close_session()
+    settings = {
+        "ENDPOINT": url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+    }
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr(hf_api.api, "endpoint", url)
+    for name, value in child_environment(url, home=home).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
+def child_environment(url: str, *, home: Path) -> dict[str, str]:
+    """Environment of a process that asks this Hub, with a cache below `home`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    token = {"HF_TOKEN": os.environ["HF_TOKEN"]} if "HF_TOKEN" in os.environ else {}
+    return {
+        **inherited,
+        **token,
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "OMP_NUM_THREADS": "1",
+    }
