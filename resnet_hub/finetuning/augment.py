@@ -1,0 +1,208 @@
+"""Training augmentation: which part of an image is cut out, how its colours change, what is mixed with what.
+
+All draws come from torch's generator, seeded by `keyed_randomness` for each sample, so they are equal in any
+worker, on any process and after a resume.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data.transforms import str_to_pil_interp
+from torch import Tensor, nn
+from torchvision.transforms import RandomResizedCrop, v2
+from torchvision.transforms.v2 import functional as F
+
+from resnet_hub.finetuning.config import FinetuneConfig
+from resnet_hub.finetuning.hyperrule import SMALL_IMAGE
+from resnet_hub.finetuning.keys import random_key
+from resnet_hub.images import EncodedImage
+from resnet_hub.preprocessing import Preprocessing
+
+_SMALL_PADDING = 1 / 8  # 4 pixels around 32: He et al. 2016, arXiv:1512.03385, section 4.2
+_ASPECT = (3 / 4, 4 / 3)  # Szegedy et al. 2015, arXiv:1409.4842, section 6
+_STANDARD_AREA = (0.08, 1.0)  # the same
+# Mild crops for short fine-tuning: of an 8 % crop a pretrained network often sees no part of the object.
+_MILD_AREA = (0.35, 1.0)
+
+TrainTransform = Callable[[EncodedImage], Tensor]
+
+
+@contextmanager
+def keyed_randomness(*key: int) -> Iterator[None]:
+    """Inside, torch's CPU generator draws what depends on `key` alone; outside it is untouched.
+
+    Generators of other devices are left as they are.
+    """
+    generator = torch.default_generator
+    before = generator.get_state()
+    generator.manual_seed(random_key(*key))
+    try:
+        yield
+    finally:
+        generator.set_state(before)
+
+
+def build_train_transform(config: FinetuneConfig, preprocessing: Preprocessing) -> TrainTransform:
+    """The transform of a training image, from its header to uint8 pixels (channels, height, width).
+
+    Sizes, interpolation and mean are those of `preprocessing`; which augmentation it is, and how strong, says
+    `config`. With the augmentation `none` the result is that of evaluation.
+    """
+    name = config.augmentation or "light"
+    if name == "none":
+        return EvaluationTransform(preprocessing)
+    mean_color: Any = [round(255 * mean) for mean in preprocessing.mean]
+    return TrainingTransform(
+        crop=(
+            PadAndCrop(preprocessing)
+            if max(preprocessing.image_size) <= SMALL_IMAGE
+            else CropAndResize(preprocessing, area=_MILD_AREA if name == "light" else _STANDARD_AREA)
+        ),
+        horizontal_flip=config.horizontal_flip,
+        colors=_COLORS[name](mean_color) if name in _COLORS else nn.Identity(),
+        erase=v2.RandomErasing(p=config.random_erasing, value=mean_color),
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """Evaluation's resize and centre crop, from the header to uint8 pixels."""
+
+    preprocessing: Preprocessing
+
+    def __call__(self, encoded: EncodedImage) -> Tensor:
+        """uint8 pixels (channels, height, width)."""
+        return self.preprocessing(encoded.decode(self.preprocessing.mode))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTransform:
+    """Crop, mirror, change colours, erase: in this order, each drawn from torch's generator."""
+
+    crop: "CropAndResize | PadAndCrop"
+    horizontal_flip: float
+    colors: nn.Module
+    erase: nn.Module
+
+    def __call__(self, encoded: EncodedImage) -> Tensor:
+        """uint8 pixels (channels, height, width)."""
+        image = self.crop(encoded)
+        if torch.rand(()) < self.horizontal_flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return self.erase(F.pil_to_tensor(self.colors(image)))
+
+
+@dataclass(frozen=True)
+class CropAndResize:
+    """A random part of the image, resized: torchvision's RandomResizedCrop, drawn before anything is decoded.
+
+    The part is drawn from the size in the header, with torchvision's own function, so the distribution of
+    crops is the same; then a JPEG is decoded at the smallest scale at which the part still has enough pixels.
+    """
+
+    preprocessing: Preprocessing
+    area: tuple[float, float] = field(kw_only=True)
+
+    def __call__(self, encoded: EncodedImage) -> Image.Image:
+        """The part, in the size and mode of the preprocessing."""
+        height, width = self.preprocessing.image_size
+        top, left, part_height, part_width = self.draw(encoded.width, encoded.height)
+        image = encoded.decode(
+            self.preprocessing.mode,
+            at_least=(-(-encoded.width * width // part_width), -(-encoded.height * height // part_height)),
+        )
+        across, down = image.width / encoded.width, image.height / encoded.height
+        box = (left * across, top * down, (left + part_width) * across, (top + part_height) * down)
+        return image.resize((width, height), str_to_pil_interp(self.preprocessing.interpolation), box=box)
+
+    def draw(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Top, left, height and width of a random part of an image of this size."""
+        shape_only = torch.empty((1, height, width), device="meta")
+        return RandomResizedCrop.get_params(shape_only, list(self.area), list(_ASPECT))
+
+
+@dataclass(frozen=True)
+class PadAndCrop:
+    """The image of evaluation, padded with the mean colour by an eighth and cropped at a random place."""
+
+    preprocessing: Preprocessing
+
+    def __call__(self, encoded: EncodedImage) -> Image.Image:
+        """A PIL image in the size and mode of the preprocessing."""
+        height, width = self.preprocessing.image_size
+        image = self.preprocessing.crop(encoded.decode(self.preprocessing.mode))
+        mean_color = [round(255 * mean) for mean in self.preprocessing.mean]
+        fill: Any = tuple(mean_color) if image.mode == "RGB" else mean_color[0]
+        down, right = round(_SMALL_PADDING * height), round(_SMALL_PADDING * width)
+        canvas = Image.new(image.mode, (width + 2 * right, height + 2 * down), fill)
+        canvas.paste(image, (right, down))
+        top = int(torch.randint(2 * down + 1, ()))
+        left = int(torch.randint(2 * right + 1, ()))
+        return canvas.crop((left, top, left + width, top + height))
+
+
+def _three_augment(fill: list[int]) -> nn.Module:
+    """Grey, solarised or blurred, then jittered colours: Touvron et al. 2022, arXiv:2204.07118, section 3."""
+    return v2.Compose(
+        [
+            v2.RandomChoice(
+                [
+                    v2.RandomGrayscale(p=1.0),
+                    v2.RandomSolarize(threshold=128, p=1.0),
+                    v2.GaussianBlur(kernel_size=9, sigma=(0.1, 2.0)),
+                ]
+            ),
+            v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3),
+        ]
+    )
+
+
+# What is done to the colours (and, in the two searched policies, the shape) of the cropped image.
+_COLORS: dict[str, Callable[[list[int]], nn.Module]] = {
+    "jitter": lambda fill: v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),
+    "randaugment": lambda fill: v2.RandAugment(num_ops=2, magnitude=9, fill=_fill(fill)),
+    "trivialaugment": lambda fill: v2.TrivialAugmentWide(fill=_fill(fill)),
+    "3-augment": _three_augment,
+}
+
+
+def _fill(values: list[int]) -> Any:
+    return list(values)
+
+
+def build_mixer(config: FinetuneConfig, num_classes: int) -> "Mixer | None":
+    """Mixup, CutMix or both in turns, as `config` says; None if it says neither."""
+    transforms: list[v2.Transform] = []
+    if config.mixup:
+        transforms.append(v2.MixUp(alpha=config.mixup, num_classes=num_classes))
+    if config.cutmix:
+        transforms.append(v2.CutMix(alpha=config.cutmix, num_classes=num_classes))
+    return Mixer(v2.RandomChoice(transforms)) if transforms else None
+
+
+@dataclass(frozen=True)
+class Mixer:
+    """Mixes each image of a batch, and its target, with its neighbour in the batch, on their device.
+
+    Source: mixup, Zhang et al. 2018, arXiv:1710.09412; CutMix, Yun et al. 2019, arXiv:1905.04899.
+    """
+
+    choice: v2.RandomChoice
+
+    def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Mixed images (batch, channels, height, width) and float targets (batch, classes).
+
+        Args:
+            images: Normalised images.
+            targets: int64 classes (batch,) or float32 targets (batch, classes).
+            generator: On the CPU; the result is a function of its state.
+        """
+        with keyed_randomness(int(torch.randint(2**62, (), generator=generator))):
+            mixed, mixed_targets = self.choice(images, targets)
+        if images.is_contiguous(memory_format=torch.channels_last):
+            mixed = mixed.contiguous(memory_format=torch.channels_last)
+        return mixed, mixed_targets

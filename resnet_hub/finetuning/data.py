@@ -1,0 +1,186 @@
+"""A labelled image data set with its splits, and everything that was understood of it before training."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_hub.errors import DataError
+from resnet_hub.finetuning.config import FinetuneConfig
+from resnet_hub.finetuning.data_facts import DataFacts, describe, understand
+from resnet_hub.finetuning.image_column import ImageColumn
+from resnet_hub.finetuning.inspection import inspect_images
+from resnet_hub.finetuning.labels import Labels, find_columns, read_labels
+from resnet_hub.finetuning.sources import Source, open_source
+from resnet_hub.finetuning.split import Split
+from resnet_hub.finetuning.splits import ROLES, Role, find_roles, place_of, stratified_sides
+
+_SHOWN = 10  # bad images in an error message
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadImage:
+    """A row that was left out because its image cannot be used."""
+
+    split: str
+    """Of the source, which is where a person finds it."""
+    row: int
+    used_for: str
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageData:
+    """A data set ready for training: splits, classes, and what was understood."""
+
+    name: str
+    revision: str | None
+    class_names: tuple[str, ...]
+    """In the order of the network's outputs."""
+    multi_label: bool
+    train: Split
+    validation: Split | None
+    test: Split | None
+    fingerprint: str
+    """Changes with any image, label, class name or split; a resumed run compares it."""
+    facts: DataFacts
+    bad_images: tuple[BadImage, ...]
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits there are, by name."""
+        found = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in found.items() if split is not None}
+
+    def table(self) -> str:
+        """What was understood, as a table for a terminal."""
+        title = self.name + (f" at {self.revision[:12]}" if self.revision else "")
+        return describe(title, self.class_names, self.splits, self.facts, num_bad=len(self.bad_images))
+
+
+def load_data(config: FinetuneConfig) -> ImageData:
+    """Find, read, check and split the data set that `config` names.
+
+    Every image is read once. Raises DataError, before anything is written, for whatever cannot be found,
+    understood or trusted.
+    """
+    source = open_source(config)
+    sizes = {name: len(split) for name, split in source.splits.items()}
+    roles = find_roles(sizes, config)
+    columns = find_columns(_features_of_train(source, roles["train"], sizes), config)
+    images = ImageColumn.of(source.splits, columns.image, source.folders)
+    labels = read_labels(source.splits, columns.label, roles)
+    found = {
+        name: Split(
+            name=name,
+            how=roles[name].how,
+            labels=values,
+            rows=roles[name].rows,
+            images=images,
+            seen=inspect_images(images, roles[name].rows),
+        )
+        for name, values in labels.values.items()
+    }
+    bad_images = find_bad_images(found, sizes, config.max_bad_images)
+    readable = {name: _without_bad(split) for name, split in found.items()}
+    splits = take_missing_splits(readable, labels, config)
+    return ImageData(
+        name=source.name,
+        revision=source.revision,
+        class_names=labels.class_names,
+        multi_label=labels.multi_label,
+        train=splits["train"],
+        validation=splits.get("validation"),
+        test=splits.get("test"),
+        fingerprint=_fingerprint(labels, splits),
+        facts=understand(columns, labels, splits),
+        bad_images=bad_images,
+    )
+
+
+def find_bad_images(
+    splits: Mapping[str, Split], sizes: Mapping[str, int], limit: float
+) -> tuple[BadImage, ...]:
+    """The rows whose images cannot be used; DataError with a list if they are more than `limit` of all."""
+    bad: list[BadImage] = []
+    for name, split in splits.items():
+        for position in np.flatnonzero(split.seen.problems != ""):
+            source_split, row = place_of(int(split.rows[position]), sizes)
+            problem = str(split.seen.problems[position])
+            bad.append(BadImage(split=source_split, row=row, used_for=name, problem=problem))
+    total = sum(len(split) for split in splits.values())
+    if len(bad) > limit * total:
+        listed = "\n".join(f"  {image.split} row {image.row}: {image.problem}" for image in bad[:_SHOWN])
+        more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise DataError(
+            f"{len(bad):,} of {total:,} images ({len(bad) / total:.1%}) cannot be used; --max_bad_images "
+            f"allows {limit:.1%}.\n{listed}{more}\nRepair or remove them, or raise --max_bad_images to leave "
+            "them out."
+        )
+    return tuple(bad)
+
+
+def take_missing_splits(
+    splits: Mapping[str, Split], labels: Labels, config: FinetuneConfig
+) -> dict[str, Split]:
+    """`splits` with validation and test taken out of train where the data set has none.
+
+    How much: `validation_fraction` and `test_fraction`; which: a function of `seed` and the labels. Equal
+    images stay on one side. A test split that exists but has no labels is not replaced by part of train.
+    """
+    wanted = {"validation": config.validation_fraction, "test": config.test_fraction}
+    shares = {
+        name: share
+        for name, share in wanted.items()
+        if name not in splits and name not in labels.unlabelled and share > 0
+    }
+    if not shares:
+        return dict(splits)
+    train = splits["train"]
+    _, first, same = np.unique(train.seen.digests, return_index=True, return_inverse=True)
+    side = stratified_sides(_groups(train.labels), first[same], list(shares.values()), seed=config.seed)
+    how = f"what {' and '.join(shares)} left of {train.how}"
+    made = {"train": train.take(side == 0, name="train", how=how)}
+    for number, (name, share) in enumerate(shares.items(), start=1):
+        how = f"{share:.0%} of {train.how}, stratified, seed {config.seed}"
+        made[name] = train.take(side == number, name=name, how=how)
+        if not len(made[name]):
+            raise DataError(
+                f"{len(train)} images are too few to take {share:.0%} of them for {name}. Give a split or "
+                f"folder for it, or another --{name}_fraction."
+            )
+    everything = {**splits, **made}
+    return {name: everything[name] for name in ROLES if name in everything}
+
+
+def _features_of_train(source: Source, train: Role, sizes: Mapping[str, int]) -> Any:
+    return source.splits[place_of(int(train.rows[0]), sizes)[0]].features
+
+
+def _without_bad(split: Split) -> Split:
+    good = split.seen.problems == ""
+    if not good.any():
+        raise DataError(f"No image for {split.name} ({split.how}) can be used.")
+    return split if good.all() else split.take(good, name=split.name, how=split.how)
+
+
+def _groups(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """What rows are stratified by: their class, or of several labels the rarest, -1 for none."""
+    if labels.ndim == 1:
+        return labels
+    by_rarity = np.argsort(labels.sum(axis=0), kind="stable")
+    rarest = by_rarity[labels[:, by_rarity].argmax(axis=1)]
+    return np.where(labels.any(axis=1), rarest, -1)
+
+
+def _fingerprint(labels: Labels, splits: Mapping[str, Split]) -> str:
+    """A digest of class names, images, labels and splits, in their order."""
+    digest = hashlib.sha256(repr((labels.class_names, labels.multi_label)).encode())
+    for name, split in splits.items():
+        digest.update(f"{name} {len(split)}".encode())
+        digest.update(split.labels.tobytes())
+        digest.update(split.seen.digests.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,51 @@
+"""One split of a data set: labelled images in a fixed order."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnet_hub.finetuning.image_column import ImageColumn
+from resnet_hub.finetuning.inspection import Inspection
+from resnet_hub.images import ColorMode, EncodedImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Images with labels, in a fixed order; positions in it are what samplers and metrics call an index."""
+
+    name: str
+    how: str
+    """How it came about: `test of the data set`, `15% of train, stratified, seed 0`."""
+    labels: NDArray[Any]
+    """int64 (images,), or float32 (images, classes) of zeros and ones for multi-label data."""
+    rows: NDArray[np.int64]
+    """Row of each image, counted through all splits of the source."""
+    images: ImageColumn
+    seen: Inspection
+    """Size, kind and digest of each image."""
+
+    def take(self, positions: NDArray[Any], *, name: str, how: str) -> "Split":
+        """A split of some of the images."""
+        return replace(
+            self,
+            name=name,
+            how=how,
+            labels=self.labels[positions],
+            rows=self.rows[positions],
+            seen=self.seen.take(positions),
+        )
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.rows)
+
+    def encoded(self, index: int) -> EncodedImage:
+        """The image at a position, its header read and its pixels not yet decoded."""
+        return self.images.encoded(int(self.rows[index]))
+
+    def image(self, index: int, mode: ColorMode = "RGB") -> Image.Image:
+        """The upright image at a position."""
+        return self.encoded(index).decode(mode)

@@ -1,0 +1,242 @@
+"""Image files of any kind to plain RGB or grey pixels: safe to open, upright, and the same everywhere.
+
+Training, evaluation, prediction and the export all open images here, so a picture looks the same to all of
+them. Nothing is decoded before its header has been read and found harmless.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from resnet_hub.errors import UserError
+
+ImageSource = bytes | bytearray | memoryview | str | Path | Image.Image | Mapping[str, Any]
+ColorMode = Literal["RGB", "L"]
+
+MAX_PIXELS = 64_000_000
+"""Above it an image is refused from its header; decoded it would take 192 MB in every worker."""
+MAX_ASPECT = 100
+"""Longest side over shortest; resizing the short side of a thinner strip to 256 px would take gigabytes."""
+BACKGROUND = (255, 255, 255)
+"""What shows through transparent pixels."""
+
+# Formats whose decoders are meant for foreign files. Pillow can open some thirty more, among them EPS, which
+# starts Ghostscript.
+_FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "GIF",
+    "WEBP",
+    "AVIF",
+    "HEIF",
+    "BMP",
+    "DIB",
+    "TIFF",
+    "PPM",
+    "JPEG2000",
+    "ICO",
+)
+
+# What brings an image with this EXIF orientation upright (Exif 2.32, section 4.6.4, tag 0x0112).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FIRST_SIDEWAYS = 5  # from here on width and height change places
+
+
+class BadImageError(UserError):
+    """An image that cannot or must not be decoded; the message says why in a few words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedImage:
+    """An image whose header was read and found harmless; its pixels are not decoded yet.
+
+    `width` and `height` are those of the upright image, whatever its EXIF orientation. One object is decoded
+    once: decoding reads the file to its end.
+    """
+
+    width: int
+    height: int
+    orientation: int
+    """EXIF orientation that decoding still has to undo; 1 is upright."""
+    file: Image.Image
+
+    def decode(self, mode: ColorMode = "RGB", *, at_least: tuple[int, int] | None = None) -> Image.Image:
+        """Upright pixels in `mode`; BadImageError if the data is broken.
+
+        Args:
+            mode: "RGB", or "L" for models with one input channel.
+            at_least: (width, height) that is enough. JPEGs are then decoded at 1/2, 1/4 or 1/8 of their size,
+                whichever is the smallest that still has it, which is several times faster. The result is
+                therefore somewhere between this and the full size.
+        """
+        try:
+            if at_least is not None:
+                width, height = at_least
+                sideways = self.orientation >= _FIRST_SIDEWAYS
+                self.file.draft(None, (height, width) if sideways else (width, height))
+            self.file.load()
+            image = _as_mode(self.file, mode)
+            return image.transpose(_UPRIGHT[self.orientation]) if self.orientation in _UPRIGHT else image
+        except BadImageError:
+            raise
+        except Exception as error:  # decoders of foreign bytes raise all sorts
+            raise BadImageError(_reason(error)) from error
+
+
+def read_header(source: ImageSource) -> EncodedImage:
+    """The image behind `source`, checked but not yet decoded; BadImageError says what is wrong with it.
+
+    Args:
+        source: Encoded bytes, a path, a PIL image, or a row of `datasets`: a mapping with `bytes` or `path`.
+    """
+    file = source if isinstance(source, Image.Image) else _open_file(source)
+    width, height = file.size
+    if min(width, height) < 1:
+        raise BadImageError(f"has no pixels: {width}x{height}")
+    if width * height > MAX_PIXELS:
+        raise BadImageError(f"too large: {width}x{height} pixels, the limit is {MAX_PIXELS:,}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise BadImageError(f"too thin: {width}x{height}, the limit is {MAX_ASPECT}:1")
+    orientation = _orientation(file)
+    if orientation >= _FIRST_SIDEWAYS:
+        width, height = height, width
+    return EncodedImage(width=width, height=height, orientation=orientation, file=file)
+
+
+def open_image(
+    source: ImageSource, mode: ColorMode = "RGB", *, at_least: tuple[int, int] | None = None
+) -> Image.Image:
+    """The upright image in `mode`, from any source that `read_header` takes.
+
+    EXIF orientation is applied; transparent pixels are laid on white; 16-bit images are scaled to 8 bits and
+    not cut off; animations give their first frame. Raises BadImageError if it cannot be decoded.
+    """
+    return read_header(source).decode(mode, at_least=at_least)
+
+
+def color_mode(num_channels: int) -> ColorMode:
+    """The PIL mode for a model's number of input channels: 3 or 1."""
+    modes: dict[int, ColorMode] = {1: "L", 3: "RGB"}
+    if num_channels not in modes:
+        raise UserError(
+            f"The model takes {num_channels} input channels; images are read with 3 (colour) or 1 (grey). "
+            "Create the model with in_chans=3 or in_chans=1."
+        )
+    return modes[num_channels]
+
+
+def _open_file(source: bytes | bytearray | memoryview | str | Path | Mapping[str, Any]) -> Image.Image:
+    data = _encoded_bytes(source)
+    if not data:
+        raise BadImageError("is empty: zero bytes")
+    try:
+        return Image.open(io.BytesIO(data), formats=_known_formats())
+    except UnidentifiedImageError as error:
+        raise BadImageError(_what_it_is(data)) from error
+    except Exception as error:  # decoders of foreign bytes raise all sorts
+        raise BadImageError(_reason(error)) from error
+
+
+def _encoded_bytes(source: bytes | bytearray | memoryview | str | Path | Mapping[str, Any] | None) -> bytes:
+    if isinstance(source, Mapping):
+        row: Mapping[str, Any] = source
+        return _encoded_bytes(row["bytes"] if row.get("bytes") is not None else row.get("path"))
+    if source is None:
+        raise BadImageError("is missing: None")
+    if isinstance(source, str | Path):
+        try:
+            return Path(source).read_bytes()
+        except OSError as error:
+            raise BadImageError(f"cannot be read: {error.strerror or error}") from error
+    return bytes(source)
+
+
+@cache
+def _known_formats() -> tuple[str, ...]:
+    """Those of our formats that this build of Pillow (and its plugins, for HEIF) can open."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _orientation(file: Image.Image) -> int:
+    if file.format == "TIFF":  # Pillow turns these itself, and their size is upright already
+        return 1
+    try:
+        orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a broken EXIF block is no reason to refuse an image; it is then taken as upright
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def _as_mode(image: Image.Image, mode: ColorMode) -> Image.Image:
+    if image.mode == mode and "transparency" not in image.info:
+        return image
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        image.alpha_composite(rgba)
+    if image.mode in ("LAB", "HSV"):  # these convert to RGB only
+        image = image.convert("RGB")
+    return image.convert(mode)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An image of 16 or 32 bits per pixel scaled to 8; Pillow's own conversion cuts off at 255.
+
+    The scale follows from the type of the image and never from how bright it is, so that equal values stay
+    equal over a data set: 16 bits hold 0..65535, floating point holds 0..1. Wider ranges say nothing about
+    their scale and are refused, but for values that are within 0..255 already.
+    """
+    values = np.asarray(image, dtype=np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise BadImageError("holds values that are not finite")
+    if image.mode.startswith("I;16"):
+        scale = 255 / 65535
+    elif low >= 0 and high <= 1 and image.mode == "F":
+        scale = 255.0
+    elif low >= 0 and high <= 255:
+        scale = 1.0
+    elif low >= 0 and high <= 65535 and image.mode == "I":
+        scale = 255 / 65535
+    else:
+        raise BadImageError(
+            f"holds values from {low:g} to {high:g} in mode {image.mode}, whose scale is unknown; "
+            "convert it to 8 or 16 bits"
+        )
+    return Image.fromarray(np.rint(values * scale).astype(np.uint8))
+
+
+def _what_it_is(data: bytes) -> str:
+    """Why Pillow does not know the file, as far as its first bytes tell."""
+    head = data[:256].lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
+        return "is not an image: it holds HTML, XML or SVG text"
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"hevc", b"msf1"):
+        return "is a HEIC image; pip install pillow-heif and register its opener, or convert it to JPEG"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a pointer of git-lfs and not the image; run git lfs pull"
+    return f"is not an image of a known format; it begins with {data[:8]!r}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too large: {error}"
+    return f"is damaged: {error}" if str(error) else f"is damaged: {type(error).__name__}"

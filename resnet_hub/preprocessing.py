@@ -1,0 +1,112 @@
+"""What happens to an image between its file and the network, in evaluation, prediction and the export.
+
+The numbers are timm's: resize, centre crop and normalisation come from the model's pretrained config, and the
+transform is timm's own. Only the last step waits: images stay uint8 until they are on the device.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import transforms_imagenet_eval
+from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
+
+from resnet_hub.images import ColorMode, color_mode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How images are resized, cropped and normalised for one model.
+
+    Calling it with a PIL image in the right `mode` gives uint8 (channels, height, width); `normalize` takes
+    batches of these on their device.
+    """
+
+    image_size: tuple[int, int]
+    """Height and width in pixels."""
+    crop_fraction: float
+    """Share of the resized short side that the centre crop keeps."""
+    crop_mode: str
+    """timm's: center, squash or border."""
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_channels(self) -> int:
+        """1 for grey and 3 for colour."""
+        return len(self.mean)
+
+    @property
+    def mode(self) -> ColorMode:
+        """The PIL mode that images have to be opened in."""
+        return color_mode(self.num_channels)
+
+    @classmethod
+    def of_model(cls, model: nn.Module, image_size: int | None = None) -> "Preprocessing":
+        """The preprocessing that a timm model was evaluated with; `image_size` replaces its test size."""
+        found: dict[str, Any] = resolve_model_data_config(model, use_test_size=True)
+        _, height, width = found["input_size"]
+        channels = _input_channels(model)
+        return cls(
+            image_size=(height, width) if image_size is None else (image_size, image_size),
+            crop_fraction=found["crop_pct"],
+            crop_mode=found["crop_mode"],
+            interpolation=found["interpolation"],
+            mean=_per_channel(found["mean"], channels),
+            std=_per_channel(found["std"], channels),
+        )
+
+    def at_size(self, image_size: int) -> "Preprocessing":
+        """The same for another square image size."""
+        return replace(self, image_size=(image_size, image_size))
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Resized and centre-cropped pixels, uint8 (channels, height, width)."""
+        return pil_to_tensor(self.crop(image))
+
+    def crop(self, image: Image.Image) -> Image.Image:
+        """The resized and centre-cropped image."""
+        for transform in self._transforms:
+            image = transform(image)
+        return image
+
+    @cached_property
+    def _transforms(self) -> list[Any]:
+        """The evaluation transforms of timm without the last, which makes a tensor."""
+        return transforms_imagenet_eval(
+            self.image_size,
+            crop_pct=self.crop_fraction,
+            crop_mode=self.crop_mode,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            normalize=False,
+        ).transforms[:-1]
+
+    def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(value / 255 - mean) / std per channel, on the device that the uint8 `images` are on.
+
+        The arithmetic is float32 whatever `dtype` comes out; the memory format is kept.
+        """
+        scale = torch.tensor([1 / (255 * std) for std in self.std], device=images.device).view(1, -1, 1, 1)
+        offset = torch.tensor(
+            [mean / std for mean, std in zip(self.mean, self.std, strict=True)], device=images.device
+        )
+        return (images * scale).sub_(offset.view(1, -1, 1, 1)).to(dtype)
+
+
+def _input_channels(model: nn.Module) -> int:
+    """1 or 3, read from the first convolution: the pretrained config of a grey model still says 3."""
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    color_mode(first.in_channels)  # refuses other numbers
+    return first.in_channels
+
+
+def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """One value per channel; a grey image gets the average of the colours' values."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
