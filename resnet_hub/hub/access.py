@@ -104,10 +104,17 @@ def asking(
     raise AssertionError("the last try returns or raises")
 
 
+def may_pass(error: Exception) -> bool:
+    """Whether to try again: nobody answered, the Hub was busy, or somebody else was quicker."""
+    return is_no_answer(error) or _passes(error) or status_of(error) == 412
+
+
 def is_no_answer(error: BaseException) -> bool:
     """Whether the connection failed, not the request; huggingface_hub 1 and 2 use two httpx packages."""
     if isinstance(error, HfHubHTTPError | OfflineModeIsEnabled):
         return False
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):  # around a failed upload
+        return is_no_answer(error.__cause__)
     if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
         return True
     return isinstance(error, ConnectionError | TimeoutError)

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -18,6 +19,7 @@ class Fault:
         corrupt: flip a bit in the middle of the body.
         delay: wait so many seconds before answering.
         body: answer 200 with this text instead, as a captive portal does.
+        meanwhile: something that happens just before the request is carried out.
         ignore_range: answer a range request with the whole body.
     """
 
@@ -32,6 +34,7 @@ class Fault:
     corrupt: bool = False
     delay: float = 0.0
     body: str | None = None
+    meanwhile: Callable[[], object] | None = None
     ignore_range: bool = False
     met: int = 0
     """How many requests were spoiled so far."""

@@ -111,6 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.hub.faults.take(f"{self.command} {unquote(path.path)}")
         if fault is not None and fault.delay:
             time.sleep(fault.delay)
+        if fault is not None and fault.meanwhile is not None:
+            fault.meanwhile()
         answer = self.hub.answer(request) if fault is None or fault.after or not _replaces(fault) else None
         if fault is not None and fault.drop:
             seen.status = -1
