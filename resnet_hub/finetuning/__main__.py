@@ -47,10 +47,15 @@ def _carry_out(command: Command, *, is_main: bool) -> int:
     if command.dry_run:
         dry_run(command.options)
         return 0
-    report = finetune(command.options)
-    if is_main:
-        from resnet_hub.finetuning.summary import summarise  # noqa: PLC0415
+    from resnet_hub.finetuning.report import PublishingError  # noqa: PLC0415
+    from resnet_hub.finetuning.summary import summarise  # noqa: PLC0415
 
+    try:
+        report = finetune(command.options)
+    except PublishingError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    if is_main:
         print(summarise(report))  # noqa: T201
     return 0
 

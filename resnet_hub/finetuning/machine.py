@@ -16,6 +16,8 @@ from resnet_hub.finetuning.config import FinetuneConfig, Precision
 
 logger = logging.getLogger(__name__)
 
+_PRECISION_NAMES = {"no": "float32", "bf16": "bf16 mixed with float32", "fp16": "fp16 mixed with float32"}
+
 MAX_WORKERS = 16  # more loader processes than this add memory and start-up time, and no images per second
 
 
@@ -54,7 +56,7 @@ class Machine:
         norm = ", BatchNorm synchronised" if self.sync_batchnorm else ""
         return (
             f"{name}, {processes}, {self.num_threads} threads each, "
-            f"{self.precision} precision, channels_last{norm}"
+            f"{_PRECISION_NAMES[self.precision]}, channels_last{norm}"
         )
 
     def record(self) -> dict[str, Any]:

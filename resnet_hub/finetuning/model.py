@@ -11,7 +11,7 @@ from torch import nn
 
 from resnet_hub.errors import ConfigError, nearest
 from resnet_hub.finetuning.config import FinetuneConfig
-from resnet_hub.hub import load
+from resnet_hub.hub import ensure_pretrained_weights, load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +61,9 @@ def build_model(config: FinetuneConfig, *, class_names: tuple[str, ...]) -> tupl
         cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
         origin = Origin(name=cfg["architecture"], base_model=name, base_license=cfg.get("license"))
     else:
-        if config.pretrained:
-            from resnet_hub.hub import ensure_pretrained_weights
-
-            ensure_pretrained_weights(name)
-        model = timm.create_model(name, pretrained=config.pretrained)
+        file = ensure_pretrained_weights(name) if config.pretrained else None
+        overlay = None if file is None else {"file": str(file)}
+        model = timm.create_model(name, pretrained=config.pretrained, pretrained_cfg_overlay=overlay)
         origin = _origin_of(model, pretrained=config.pretrained)
     torch.manual_seed(config.seed)
     model.reset_classifier(len(class_names))  # pyright: ignore[reportCallIssue]
@@ -73,10 +71,7 @@ def build_model(config: FinetuneConfig, *, class_names: tuple[str, ...]) -> tupl
 
 
 def describe_preprocessing(model: nn.Module, *, image_size: int, class_names: tuple[str, ...]) -> None:
-    """Write into the model's `pretrained_cfg` how it is trained here, so that the export says it.
-
-    Images are small-image networks' own up to 64 pixels: these are not cropped in evaluation.
-    """
+    """Write into the model's `pretrained_cfg` how it is trained here, so that the export says it."""
     cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
     channels = cfg["input_size"][0]
     cfg.update(

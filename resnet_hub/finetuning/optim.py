@@ -34,7 +34,7 @@ def make_optimizer(model: nn.Module, *, weight_decay: float) -> torch.optim.Opti
 
     The rate is set before every step (`set_rate`).
     """
-    return create_optimizer_v2(model, opt="adamw", lr=0.0, weight_decay=weight_decay)
+    return create_optimizer_v2(model, opt="adamw", lr=0.0, weight_decay=weight_decay, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, get_token
 from torch import nn
 
 from resnet_hub.errors import ConfigError, UserError
@@ -20,6 +21,7 @@ from resnet_hub.finetuning.progress import Display
 from resnet_hub.finetuning.run_folder import RunFolder
 from resnet_hub.finetuning.sampler import EpochPlan
 from resnet_hub.finetuning.tracking import check_trackers
+from resnet_hub.hub.access import asking, offline
 from resnet_hub.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -128,12 +130,17 @@ def _plan(config: FinetuneConfig, machine: Machine, *, num_train: int) -> EpochP
 
 
 def _check_publishing(config: FinetuneConfig) -> None:
-    if config.push_to_hub:
-        from resnet_hub.hub import check_can_push  # noqa: PLC0415  asks the Hub, only when publishing
-
-        check_can_push(config.hub_model_id)
-    elif config.hub_model_id or config.hub_private_repo:
-        raise ConfigError("--hub_model_id and --hub_private_repo do something only with --push_to_hub.")
+    if not config.push_to_hub:
+        if config.hub_model_id or config.hub_private_repo:
+            raise ConfigError("--hub_model_id and --hub_private_repo do something only with --push_to_hub.")
+        return
+    if offline():
+        raise ConfigError(
+            "--push_to_hub needs the Hub; HF_HUB_OFFLINE is set. Unset it, or publish later."
+        )
+    if get_token() is None:
+        raise ConfigError("--push_to_hub needs a token: type `hf auth login` first, or set HF_TOKEN.")
+    asking(HfApi().whoami, repo_id=config.hub_model_id or "the account of the token")
 
 
 @torch.inference_mode()

@@ -8,18 +8,23 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from resnet_hub.errors import HubError
 from resnet_hub.finetuning.config import plain_values
 from resnet_hub.finetuning.data import Split
 from resnet_hub.finetuning.figures import draw_confusion_matrix, draw_learning_curves
 from resnet_hub.finetuning.metrics import confusion, probabilities, score_predictions
 from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.training import Training, evaluate
-from resnet_hub.hub import save_folder
+from resnet_hub.hub import push_folder, save_folder
 from resnet_hub.results import RunReport, Score, SplitRecord, TrainRecord
 
 EXAMPLE = "example.png"
 _SPLITS = ("train", "validation", "test")
 _EVALUATED = ("validation", "test")
+
+
+class PublishingError(RuntimeError):
+    """A finished run that could not be published; the message ends with the command that tries again."""
 
 
 def measure(run: Run, training: Training) -> tuple[RunReport, dict[str, Tensor]]:
@@ -61,6 +66,20 @@ def write_results(run: Run, training: Training, report: RunReport, logits: dict[
         overwrite=folder.export.exists(),  # a run that was killed between export and report
     )
     report.save(folder.report)
+
+
+def publish_if_asked(run: Run) -> None:
+    """Push the export if the configuration says so; raises PublishingError, which takes nothing back."""
+    config = run.config
+    if not config.push_to_hub:
+        return
+    try:
+        record = push_folder(
+            run.folder.export, config.hub_model_id or run.folder.path.name, private=config.hub_private_repo
+        )
+    except HubError as error:
+        raise PublishingError(f"The run is finished and whole, but not published. {error}") from error
+    run.display.say(f"published {record.url}")
 
 
 def _make_report(run: Run, training: Training, scores: dict[str, Score | None]) -> RunReport:

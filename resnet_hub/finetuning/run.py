@@ -3,7 +3,7 @@
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.preemption import PreemptionWatch
 from resnet_hub.finetuning.preparation import prepare
-from resnet_hub.finetuning.report import measure, write_results
+from resnet_hub.finetuning.report import measure, publish_if_asked, write_results
 from resnet_hub.finetuning.training import start_or_resume, train_epochs
 from resnet_hub.results import RunReport
 
@@ -16,6 +16,7 @@ def finetune(config: FinetuneConfig) -> RunReport:
 
     Raises:
         UserError: the request cannot be carried out; nothing was written.
+        PublishingError: everything is done and written, but could not be published.
         Preempted: SIGTERM or SIGINT came; a checkpoint was written and the same call goes on from it.
     """
     with PreemptionWatch() as watch:
@@ -32,6 +33,7 @@ def finetune(config: FinetuneConfig) -> RunReport:
         report, logits = measure(run, training)
         if accelerator.is_main_process:
             write_results(run, training, report, logits)
+            publish_if_asked(run)
         accelerator.wait_for_everyone()
         return report
 

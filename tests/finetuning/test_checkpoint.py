@@ -152,7 +152,7 @@ def test_a_restored_optimizer_goes_on_bit_for_bit():
         optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
         if optimizer_state is not None:
             load_optimizer_tensors(optimizer, optimizer_state)
-        for step in range(steps):
+        for _ in range(steps):
             layer(torch.arange(4.0)).square().sum().backward()
             optimizer.step()
             optimizer.zero_grad()

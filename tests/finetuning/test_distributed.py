@@ -1,0 +1,74 @@
+"""Several processes compute what one computes: same images, same steps, and to rounding the same weights."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from resnet_hub.results import RunReport
+
+from .conftest import ROOT, TINY, events_without_time, finetune_command, run_command
+
+STEPS = ("--max_train_steps", "12", "--learning_rate", "1e-3", "--mixed_precision", "no")
+
+
+def torchrun(processes: int, *arguments: str | Path) -> list[str]:
+    program = Path(sys.executable).parent / "torchrun"
+    options = ["--nproc_per_node", str(processes), "--master_port", "0"]
+    return [str(program), *options, str(ROOT / "recipes/finetune.py"), *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[int, Path]:
+    """The same run on one process and on two, with the same images in every step."""
+    root = tmp_path_factory.mktemp("runs")
+    data = [argument for argument in TINY if argument != "128"]
+    place = data.index("--per_device_train_batch_size") + 1
+    found = {}
+    for processes in (1, 2):
+        arguments = [
+            *data[:place],
+            str(128 // processes),
+            *data[place:],
+            *STEPS,
+            "--output_dir",
+            root / str(processes),
+        ]
+        command = finetune_command(*arguments) if processes == 1 else torchrun(2, *arguments)
+        done = run_command(command, ACCELERATE_USE_CPU="true")
+        assert done.returncode == 0, done.stderr
+        found[processes] = root / str(processes)
+    return found
+
+
+def test_two_processes_give_the_weights_of_one(runs):
+    one, two = (load_file(runs[count] / "export/model.safetensors") for count in (1, 2))
+    assert one.keys() == two.keys()
+    # Sums in another order: float32 rounding, grown by twelve steps of Adam at a rate of 1e-3.
+    worst = max(float((one[name].float() - two[name].float()).abs().max()) for name in one)
+    assert worst < 2e-3
+    assert all(torch.allclose(one[name].float(), two[name].float(), atol=2e-3, rtol=1e-2) for name in one)
+
+
+def test_two_processes_see_the_losses_of_one(runs):
+    one, two = ([e["loss"] for e in events_without_time(runs[count])] for count in (1, 2))
+    assert len(one) == len(two) > 0
+    assert one == pytest.approx(two, rel=1e-3)
+
+
+def test_two_processes_evaluate_every_image_once(runs):
+    one, two = (RunReport.load(runs[count] / "report.json") for count in (1, 2))
+    assert one.test is not None
+    assert two.test is not None
+    assert one.test.num_images == two.test.num_images == 270
+    assert one.test.accuracy == pytest.approx(two.test.accuracy, abs=2 / 270)
+    assert one.train.steps == two.train.steps == 12
+
+
+def test_bad_input_on_two_processes_is_said_once_and_writes_nothing(tmp_path: Path):
+    done = run_command(torchrun(2, *TINY, "--nmu_train_epochs", "1", "--output_dir", tmp_path / "x"))
+    assert done.returncode != 0
+    assert done.stderr.count("did you mean 'num_train_epochs'") == 1
+    assert not (tmp_path / "x").exists()

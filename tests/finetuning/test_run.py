@@ -1,0 +1,230 @@
+"""The whole way: from a data set to a report and an export, by the command that users type."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from resnet_hub.finetuning.__main__ import main
+from resnet_hub.finetuning.config import FinetuneConfig, load_config
+from resnet_hub.results import RunReport
+
+from .conftest import ROOT, TINY, finetune_command, run_command
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """A finished run of two epochs and what it printed."""
+    folder = tmp_path_factory.mktemp("run") / "digits"
+    done = run_command(finetune_command(*TINY, "--num_train_epochs", "2", "--output_dir", folder))
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_a_run_writes_exactly_these_files(finished):
+    folder, _ = finished
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    expected = {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "report.json",
+        "predictions.parquet",
+        "example.png",
+        "plots/learning_curves.png",
+        "plots/confusion_test.png",
+        "export/model.safetensors",
+        "export/config.json",
+        "export/README.md",
+    }
+    assert expected <= names
+    rest = {name for name in names - expected if not name.startswith(("checkpoints/step-", "export/"))}
+    assert rest <= {"plots/train_batch.png", "plots/validation_batch.png", "report.html"}
+
+
+def test_the_report_has_what_was_promised(finished):
+    folder, _ = finished
+    report = json.loads((folder / "report.json").read_text())
+    assert report["model"] == "my_resnet20"
+    assert report["dataset"] == "digits"
+    assert report["class_names"] == [str(digit) for digit in range(10)]
+    assert [report["splits"][name]["num_images"] for name in ("train", "validation", "test")] == [
+        1257,
+        270,
+        270,
+    ]
+    assert "stratified" in report["splits"]["test"]["how"]
+    for split in ("validation", "test"):
+        score = report[split]
+        low, high = score["accuracy_interval_95"]
+        assert low < score["accuracy"] < high
+        assert score["num_images"] == 270
+        assert 0 < score["macro_f1"] <= 1
+        assert score["accuracy"] <= score["top5_accuracy"] <= 1
+        assert math.isfinite(score["loss"])
+    assert report["train"]["steps"] == 2 * math.ceil(1257 / 128)
+    assert report["resumed_from_step"] is None
+    assert RunReport.load(folder / "report.json").seed == 0
+
+
+def test_the_numbers_of_the_report_are_those_of_the_predictions(finished):
+    folder, _ = finished
+    report = RunReport.load(folder / "report.json")
+    assert report.test is not None
+    rows = [
+        row for row in pq.read_table(folder / "predictions.parquet").to_pylist() if row["split"] == "test"
+    ]
+    assert len(rows) == 270
+    assert sum(row["label"] == row["predicted"] for row in rows) / 270 == report.test.accuracy
+
+
+def test_the_three_printed_lines_load_the_export_and_classify_an_image(finished):
+    _, printed = finished
+    lines = [line.strip() for line in printed.splitlines() if line.startswith("    ")]
+    assert len(lines) == 3
+    done = run_command([sys.executable, "-c", "\n".join(lines)])
+    assert done.returncode == 0, done.stderr
+    assert "Prediction(label=" in done.stdout
+
+
+def test_the_export_scores_what_the_report_says(finished):
+    import resnet_hub
+    from resnet_hub.finetuning.data import load_data
+
+    folder, _ = finished
+    report = RunReport.load(folder / "report.json")
+    assert report.test is not None
+    data = load_data(FinetuneConfig(**load_config(folder / "config.yaml")))
+    assert data.test is not None
+    model = resnet_hub.load(folder)
+    found = resnet_hub.classify_all(
+        model, [data.test.image(index) for index in range(len(data.test))], top_k=1
+    )
+    labels = [data.class_names[number] for number in data.test.labels]
+    right = sum(best[0].label == label for best, label in zip(found, labels, strict=True))
+    assert right / len(labels) == report.test.accuracy
+
+
+def test_a_finished_folder_is_refused_and_stays_as_it_is(finished):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    done = run_command(finetune_command(*TINY, "--num_train_epochs", "2", "--output_dir", folder))
+    assert done.returncode == 2
+    assert "finished run" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_the_configuration_of_a_run_repeats_it(finished, tmp_path: Path):
+    folder, _ = finished
+    again = tmp_path / "again"
+    assert main(["--config", str(folder / "config.yaml"), "--output_dir", str(again)]) == 0
+    first, second = RunReport.load(folder / "report.json"), RunReport.load(again / "report.json")
+    assert first.test == second.test
+    assert first.validation == second.validation
+
+
+def test_accelerate_launch_runs_the_recipe_and_stdout_ends_with_the_way_on(tmp_path: Path):
+    launch = [Path(sys.executable).parent / "accelerate", "launch", "--quiet"]
+    arguments = (*TINY, "--max_train_steps", "2", "--output_dir", tmp_path / "run")
+    done = run_command([*launch, ROOT / "recipes/finetune.py", *map(str, arguments)])
+    assert done.returncode == 0, done.stderr
+    assert f"report     {tmp_path / 'run' / 'report.json'}" in done.stdout
+    assert RunReport.load(tmp_path / "run/report.json").train.steps == 2
+
+
+def test_a_folder_of_images_is_enough(photo_folder: Path, tmp_path: Path):
+    arguments = ["--train_dir", photo_folder / "train", "--validation_dir", photo_folder / "validation"]
+    arguments += ["--test_fraction", 0, "--model", "my_resnet20", "--no-pretrained", "--image_size", 16]
+    arguments += [
+        "--num_train_epochs",
+        8,
+        "--per_device_train_batch_size",
+        12,
+        "--output_dir",
+        tmp_path / "run",
+    ]
+    assert main([str(argument) for argument in arguments]) == 0
+    report = RunReport.load(tmp_path / "run/report.json")
+    assert report.class_names == ("blue", "green", "red")
+    assert report.test is None
+    assert report.validation is not None
+    assert report.validation.accuracy > 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "my_resnet21"], "my_resnet20"),
+        (["--model", "my_resnet50.a9_in1k"], "my_resnet50.a"),
+        (["--model", "my_resnet20"], "--no-pretrained"),
+        (["--dataset_name", "digit"], "digits"),
+        (["--image_column_name", "imag"], "image"),
+        (["--label_column_name", "lable"], "label"),
+        (["--train_split", "trian"], "train"),
+        (["--report_to", "tensorbord"], "tensorboard"),
+        (["--hub_model_id", "me/it"], "--push_to_hub"),
+        (["--resume", "must"], "no unfinished run"),
+        (["--mixed_precision", "fp16"], "bf16 or no"),
+        (["--gradient_accumulation_steps", "2000"], "too few"),
+        (["--config", "nowhere.yaml"], "no such file"),
+        (["--nmu_train_epochs", "3"], "num_train_epochs"),
+    ],
+)
+def test_bad_input_ends_with_2_and_help_before_anything_is_written(arguments, said, tmp_path: Path, capsys):
+    base = ["--dataset_name", "digits", "--model", "my_resnet20", "--output_dir", str(tmp_path / "run")]
+    no_weights = (
+        [] if arguments == ["--model", "my_resnet20"] or "--model" in arguments else ["--no-pretrained"]
+    )
+    assert main([*base, *no_weights, *arguments]) == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "Traceback" not in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_foreign_files_is_refused(tmp_path: Path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main([*TINY, "--output_dir", str(tmp_path)]) == 2
+    assert "holds no run of ours" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_missing_train_dir_names_what_is_there(photo_folder: Path, tmp_path: Path, capsys):
+    assert main(["--train_dir", str(photo_folder / "trian"), "--output_dir", str(tmp_path / "run")]) == 2
+    assert "train" in capsys.readouterr().err
+
+
+def test_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path, capsys):
+    assert main([*TINY, "--output_dir", str(tmp_path / "run"), "--dry_run"]) == 0
+    shown = capsys.readouterr().err
+    assert "1,257 images" in shown
+    assert "new fc for 10 classes" in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_print_config_can_be_read_back(tmp_path: Path, capsys):
+    assert main(["--dataset_name", "digits", "--learning_rate", "3e-4", "--print_config"]) == 0
+    (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
+    assert load_config(tmp_path / "c.yaml")["learning_rate"] == 3e-4
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_are_harmed(tmp_path: Path):
+    folder = tmp_path / "run"
+    rate = ("--learning_rate", "1e30", "--warmup_steps", "0", "--num_train_epochs", "1")
+    done = run_command(finetune_command(*TINY, *rate, "--output_dir", folder))
+    assert done.returncode == 1
+    assert "lower --learning_rate" in done.stderr
+    assert not (folder / "report.json").exists()
+    assert not list((folder / "checkpoints").glob("step-*"))
+
+
+def test_help_lists_every_flag_and_ends_with_0():
+    done = subprocess.run(finetune_command("--help"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    for flag in ("--dataset_name", "--model_name_or_path", "--resume", "--max_minutes", "--pretrained"):
+        assert flag in done.stdout
