@@ -3,15 +3,25 @@
 Importing this module registers every `my_*` model in timm.
 """
 
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from resnet_hub.architecture import MyResNet
-from resnet_hub.pretrained import weights_of
-from resnet_hub.timm_build import PretrainedCfgs, build, pretrained_cfg
+from resnet_hub.pretrained import Weights, weights_of
+from resnet_hub.timm_build import (
+    PretrainedCfgs,
+    build,
+    check_new_name,
+    known_fields,
+    pretrained_cfg,
+    user_source,
+)
 from resnet_hub.variant import Variant
 
 # Rows with a name of timm's after `my_` compute what timm's model of that name computes.
@@ -78,7 +88,7 @@ def timm_twin(model: str | nn.Module) -> str | None:
     """
     if isinstance(model, str):
         name = model.partition(".")[0]
-        return name.removeprefix("my_") if name in TIMM_LIKE else None
+        return layout_twin(VARIANTS[name]) if name in VARIANTS else None
     if not isinstance(model, MyResNet) or not model.has_default_layers:
         return None
     return layout_twin(model.variant)
@@ -90,10 +100,15 @@ def layout_twin(variant: Variant) -> str | None:
     return next(matches, None)
 
 
+def published_weights(name: str) -> list[Weights]:
+    """The published weights of a variant of this table, its default first."""
+    return weights_of(name.removeprefix("my_")) if name in TIMM_LIKE else []
+
+
 def _default_cfgs() -> PretrainedCfgs:
     cfgs: PretrainedCfgs = {}
     for name, variant in VARIANTS.items():
-        published = weights_of(name.removeprefix("my_")) if name in TIMM_LIKE else []
+        published = published_weights(name)
         cfgs |= {f"{name}.{weights.tag}": pretrained_cfg(variant, weights) for weights in published}
         if not published:
             cfgs[name] = pretrained_cfg(variant)
@@ -105,6 +120,40 @@ default_cfgs = generate_default_cfgs(_default_cfgs())  # the first tag of a name
 
 def _build(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     return build(name, VARIANTS[name], pretrained, options, twin=timm_twin(name))
+
+
+def register_variant(
+    name: str, variant: Variant, *, pretrained: str | Path | None = None, cfg: dict[str, Any] | None = None
+) -> Callable[..., nn.Module]:
+    """The entry point, in timm, of a ResNet of your own, from now on a model like any other of the family.
+
+    Args:
+        name: What `timm.create_model` will know it by; a Python name that no model has yet.
+        variant: What it is: `Variant(block="basic", depths=(1, 1, 1, 1), stem="conv3")`, or a row with a
+            change, `dataclasses.replace(VARIANTS["my_resnet50"], attn="eca")`.
+        pretrained: Its weights, if there are any: a Hub repository, `user/name`, or a .safetensors file.
+        cfg: What its weights need in timm's pretrained configuration: mean, std, num_classes, license ...
+
+    Raises:
+        ModelError: The name is taken or no Python name, or the weights are another network's or a pickle.
+        ConfigError: A key of `cfg` is not one of timm's `PretrainedCfg`.
+    """
+    described = (
+        pretrained_cfg(variant) | user_source(pretrained, layout_twin(variant)) | known_fields(cfg or {})
+    )
+    check_new_name(name, is_same=VARIANTS.get(name) == variant)
+    VARIANTS[name] = variant
+    default_cfgs.update(generate_default_cfgs({name: described}))
+
+    def entry_point(pretrained: bool = False, **timm_options: Any) -> nn.Module:
+        return _build(name, pretrained, timm_options)
+
+    entry_point.__name__ = entry_point.__qualname__ = name  # timm registers by the name of the function
+    entry_point.__module__ = __name__
+    globals()[name] = entry_point  # where pickle looks it up
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Overwriting")  # the same cell of a notebook again
+        return register_model(entry_point)
 
 
 @register_model

@@ -1,7 +1,10 @@
 """Where the family meets timm's factory: building a model, describing weights, refusing the wrong ones."""
 
 import math
+import re
+from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -9,7 +12,7 @@ from timm.models import PretrainedCfg, build_model_with_cfg, is_model
 from torch import nn
 
 from resnet_hub.architecture import MyResNet
-from resnet_hub.errors import ModelError
+from resnet_hub.errors import ConfigError, ModelError, nearest
 from resnet_hub.pretrained import Weights
 from resnet_hub.strict_loading import check_state_dict
 from resnet_hub.variant import STEM_STRIDES, Variant
@@ -108,3 +111,48 @@ def refuse_other_network(source: str, twin: str | None) -> None:
             f"{f'what {twin} computes' if twin else 'something that no model of timm computes'}, though the "
             f"weights may seem to fit. Use them with {right!r}."
         )
+
+
+def check_new_name(name: str, *, is_same: bool) -> None:
+    """Raise ModelError unless a variant may be registered under `name`; again the same one is allowed."""
+    if not name.isidentifier():
+        raise ModelError(
+            f"{name!r} cannot name a model: timm makes it the name of a function. Use letters, digits and "
+            f"underscores, such as {'my_' + re.sub(r'[^0-9a-zA-Z_]+', '_', name)!r}."
+        )
+    if is_model(name) and not is_same:
+        raise ModelError(
+            f"The name {name!r} is taken by another model of timm or of the family; choose one not in "
+            f"timm.list_models(), such as {f'{name}_mine'!r}."
+        )
+
+
+def user_source(pretrained: str | Path | None, twin: str | None) -> dict[str, Any]:
+    """The fields that tell timm where a user's weights are; only safetensors, never a pickle.
+
+    Args:
+        pretrained: A repository on the Hub, a .safetensors file, or None for no weights.
+        twin: Name of timm's model that the variant computes, if there is one.
+    """
+    if pretrained is None:
+        return {}
+    if Path(pretrained).suffix == ".safetensors":
+        if not Path(pretrained).is_file():
+            raise ModelError(f"There is no file {pretrained}; give the .safetensors file with the weights.")
+        return {"file": str(pretrained)}
+    if isinstance(pretrained, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", pretrained):
+        raise ModelError(
+            f"pretrained={str(pretrained)!r} is neither a Hub repository ('user/name') nor a .safetensors "
+            "file. Pickles (.pth, .bin) are not read; save them once with safetensors.torch.save_file."
+        )
+    refuse_other_network(pretrained, twin)
+    return {"hf_hub_id": pretrained, "hf_hub_filename": "model.safetensors"}
+
+
+def known_fields(cfg: dict[str, Any]) -> dict[str, Any]:
+    """`cfg` as it is, if timm's PretrainedCfg has all of its keys."""
+    known = [field.name for field in fields(PretrainedCfg)]
+    for key in cfg:
+        if key not in known:
+            raise ConfigError(f"timm's pretrained configuration has no {key!r}; {nearest(key, known)}")
+    return cfg

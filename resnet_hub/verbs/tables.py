@@ -1,0 +1,62 @@
+"""Tables for a person: rich on a terminal that has it, aligned text otherwise; and JSON for programs."""
+
+import json
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def print_rows(rows: Sequence[Row], *, as_json: bool, title: str = "") -> None:
+    """Print records with equal keys, one a line; the keys are the head, and missing values a dash."""
+    if as_json:
+        print(json.dumps(list(rows), indent=2, ensure_ascii=False))
+    elif not rows:
+        print(f"{title}: none" if title else "none")
+    elif sys.stdout.isatty() and find_spec("rich"):
+        _print_rich(rows, title)
+    else:
+        _print_plain(rows)
+
+
+def print_record(record: Row, *, as_json: bool) -> None:
+    """Print one record, a key and its value a line."""
+    if as_json:
+        print(json.dumps(record, indent=2, ensure_ascii=False))
+        return
+    width = max(map(len, record))
+    for key, value in record.items():
+        print(f"{_label(key):<{width}}  {_text(value)}")
+
+
+def _label(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return str(value)
+
+
+def _print_plain(rows: Sequence[Row]) -> None:
+    lines = [[_label(key) for key in rows[0]], *([_text(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _print_rich(rows: Sequence[Row], title: str) -> None:
+    from rich.console import Console  # noqa: PLC0415  only in the extra `finetune`
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(*map(_label, rows[0]), title=title or None)
+    for row in rows:
+        table.add_row(*(_text(value) for value in row.values()))
+    Console().print(table)
