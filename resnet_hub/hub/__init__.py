@@ -1,16 +1,19 @@
 """Model folders and the Hub: save, load, download, publish; verified, and usable without this package."""
 
 from resnet_hub.hub.download import download, ensure_pretrained_weights
-from resnet_hub.hub.export import save_folder
+from resnet_hub.hub.export import current_card, refresh_card, save_folder
 from resnet_hub.hub.loading import load, local_folder
-from resnet_hub.hub.push import PushRecord, push_folder
+from resnet_hub.hub.push import PushRecord, is_published, push_folder
 
 __all__ = [
     "PushRecord",
+    "current_card",
     "download",
     "ensure_pretrained_weights",
+    "is_published",
     "load",
     "local_folder",
     "push_folder",
+    "refresh_card",
     "save_folder",
 ]

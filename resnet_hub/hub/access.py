@@ -38,7 +38,11 @@ _Result = TypeVar("_Result")
 
 
 class UnreachableError(HubError):
-    """The Hub did not answer at all, or this process was told not to ask it."""
+    """The Hub did not answer at all, or this process was told not to ask it; `found` says which."""
+
+    def __init__(self, found: str, help_text: str = "") -> None:
+        self.found = found
+        super().__init__(help_text or f"The Hub cannot be reached ({found}). {_asked_where()}")
 
 
 def offline() -> bool:
@@ -54,7 +58,7 @@ def look_up(repo_id: str, filename: str, *, revision: str | None) -> HfFileMetad
         HubError: the Hub answered that there is no such thing, or that it may not be read.
     """
     if offline():
-        raise UnreachableError("HF_HUB_OFFLINE is set, so the Hub is not asked.")
+        raise UnreachableError("HF_HUB_OFFLINE is set")
     try:
         url = hf_hub_url(repo_id, filename, revision=revision)
     except HFValidationError:
@@ -180,18 +184,24 @@ def explained(error: Exception, *, repo_id: str, revision: str | None = None) ->
         return HubError(f"{at} has no such file: {_one_line(error)}")
     if (status := status_of(error)) is not None:
         return _refused(status, at=at, who=who, login=login, error=error)
-    return UnreachableError(help_without_hub(repo_id, found=_one_line(error)))
+    return UnreachableError(_one_line(error))
 
 
-def help_without_hub(repo_id: str, *, found: str) -> str:
-    """What to do when the Hub cannot be asked and the cache does not have what is needed."""
-    return (
-        f"{repo_id} is needed, the Hub cannot be reached ({found}), and the cache does not have it. "
-        f"Asked: {constants.ENDPOINT} (set HF_ENDPOINT for a mirror, HTTPS_PROXY for a proxy). "
-        f"Cache: {constants.HF_HUB_CACHE} (set HF_HOME or HF_HUB_CACHE, or fill it on a machine with a "
+def not_to_be_had(repo_id: str, *, found: str, filename: str | None = None) -> UnreachableError:
+    """The error for what neither the Hub nor the cache can give, with every way out."""
+    wanted = f"{filename} of {repo_id}" if filename else repo_id
+    return UnreachableError(
+        found,
+        f"{wanted} is needed, the Hub cannot be reached ({found}), and the cache does not have it. "
+        f"{_asked_where()} "
+        f"Cache: {constants.HF_HUB_CACHE} (set HF_HOME or HF_HUB_CACHE, or fill it where there is a "
         f"connection: "
-        f"resnet-hub download {repo_id}). To start from random weights instead: --no-pretrained."
+        f"resnet-hub download {repo_id}). To start from random weights instead: --no-pretrained.",
     )
+
+
+def _asked_where() -> str:
+    return f"Asked: {constants.ENDPOINT} (set HF_ENDPOINT for a mirror, HTTPS_PROXY for a proxy)."
 
 
 def redact(text: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.data.config import resolve_model_data_config
+from timm.data import resolve_input_data_config
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
@@ -120,7 +120,7 @@ def write_config(
     Every client must prepare an image in the same way, and they differ in whether they look at the training
     or at the test size; so both are written as the size and crop that the model was evaluated with.
     """
-    data = resolve_model_data_config(model, use_test_size=True)
+    data = resolve_input_data_config(model, use_test_size=True)
     sizes: dict[str, Any] = {
         "input_size": data["input_size"],
         "test_input_size": data["input_size"],

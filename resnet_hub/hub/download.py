@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_
 from huggingface_hub.file_download import repo_folder_name
 
 from resnet_hub.errors import HubError, ModelError, nearest
-from resnet_hub.hub.access import UnreachableError, asking, help_without_hub, look_up, offline
+from resnet_hub.hub.access import UnreachableError, asking, look_up, not_to_be_had, offline
 from resnet_hub.hub.config_file import CONFIG_FILE
 from resnet_hub.hub.weights import PICKLES, WEIGHTS_FILE
 
@@ -63,7 +63,7 @@ def pin(
     except UnreachableError as error:
         cached = try_to_load_from_cache(repo_id, filename, revision=revision, cache_dir=cache_dir)
         if not isinstance(cached, str):
-            raise UnreachableError(help_without_hub(repo_id, found=_reason(error))) from None
+            raise not_to_be_had(repo_id, found=error.found) from None
         commit = Path(cached).parents[filename.count("/")].name
         _log.warning("The Hub does not answer; %s is taken from the cache, at commit %s.", repo_id, commit)
         return Pinned(repo_id=repo_id, commit=commit, name=name, online=False)
@@ -196,17 +196,19 @@ def _locate(pinned: Pinned, filename: str, *, cache_dir: Path | None, fresh: boo
     cached = try_to_load_from_cache(pinned.repo_id, filename, revision=pinned.commit, cache_dir=cache_dir)
     if isinstance(cached, str) and not fresh:
         return Path(cached), _sum_in_cache(Path(cached))
-    wanted = f"{pinned.repo_id}/{filename}"
     if not pinned.online:
         reason = "HF_HUB_OFFLINE is set" if offline() else "it does not answer"
-        raise UnreachableError(help_without_hub(wanted, found=reason))
+        raise not_to_be_had(pinned.repo_id, found=reason, filename=filename)
     # Asked here first, because huggingface_hub tries a dead Hub for 23 s where nothing is cached.
-    found = look_up(pinned.repo_id, filename, revision=pinned.commit)
+    try:
+        found = look_up(pinned.repo_id, filename, revision=pinned.commit)
+    except UnreachableError as error:
+        raise not_to_be_had(pinned.repo_id, found=error.found, filename=filename) from None
     path = asking(
         lambda: hf_hub_download(
             pinned.repo_id, filename, revision=pinned.commit, cache_dir=cache_dir, force_download=fresh
         ),
-        repo_id=wanted,
+        repo_id=pinned.repo_id,
     )
     return Path(path), _as_sum(found.etag)
 
@@ -227,8 +229,3 @@ def _throw_out(path: Path) -> None:
         path.unlink(missing_ok=True)
         path = target
     path.unlink(missing_ok=True)
-
-
-def _reason(error: Exception) -> str:
-    found = re.search(r"cannot be reached \((.*?)\), and", str(error))
-    return found[1] if found else str(error).rstrip(".")

@@ -17,6 +17,7 @@ import yaml
 from torch import nn
 
 from resnet_hub.errors import HubError, ModelError
+from resnet_hub.hub.card_edits import with_edits
 from resnet_hub.hub.config_file import OUR_KEY, read_config, write_config
 from resnet_hub.hub.weights import WEIGHTS_FILE, tensor_shapes, unwrap, write_weights
 from resnet_hub.model_card import (
@@ -94,18 +95,9 @@ def save_folder(
         if public is not None:
             public.save(scratch / REPORT_FILE)
             _write_eval_results(public, scratch)
-        write_card(scratch, repo_id=None)
+        refresh_card(scratch, repo_id=None)
         _check_reads_back(network, scratch)
     return folder
-
-
-def write_card(folder: Path, *, repo_id: str | None) -> None:
-    """Render README.md, and the copy from which later edits are told, from the files of the folder."""
-    card = generated_card(folder, repo_id=repo_id)
-    (folder / CARD_FILE).write_text(card, encoding="utf-8")
-    base = folder / CARD_BASE_FILE
-    base.parent.mkdir(exist_ok=True)
-    base.write_text(card, encoding="utf-8")
 
 
 def generated_card(folder: Path, *, repo_id: str | None) -> str:
@@ -113,6 +105,25 @@ def generated_card(folder: Path, *, repo_id: str | None) -> str:
     report_file = folder / REPORT_FILE
     report = RunReport.load(report_file) if report_file.is_file() else None
     return render_card(report, card_facts(folder, repo_id=repo_id))
+
+
+def current_card(folder: Path, *, repo_id: str | None) -> str:
+    """The card of the folder as its files have it now, with the edits that somebody made in its README.md."""
+    fresh = generated_card(folder, repo_id=repo_id)
+    card, base = folder / CARD_FILE, folder / CARD_BASE_FILE
+    if not card.is_file():
+        return fresh
+    generated = base.read_text(encoding="utf-8") if base.is_file() else None
+    return with_edits(fresh, edited=card.read_text(encoding="utf-8"), generated=generated, source=str(folder))
+
+
+def refresh_card(folder: Path, *, repo_id: str | None) -> Path:
+    """Write the folder's README.md again from its files, edits kept, and give its path."""
+    card, fresh = current_card(folder, repo_id=repo_id), generated_card(folder, repo_id=repo_id)
+    (folder / CARD_BASE_FILE).parent.mkdir(exist_ok=True)
+    (folder / CARD_BASE_FILE).write_text(fresh, encoding="utf-8")
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    return folder / CARD_FILE
 
 
 def card_facts(folder: Path, *, repo_id: str | None) -> CardFacts:

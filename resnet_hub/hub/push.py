@@ -20,7 +20,7 @@ from resnet_hub.hub.access import asking, explained, may_pass, offline, redact
 from resnet_hub.hub.card_edits import with_edits
 from resnet_hub.hub.config_file import CONFIG_FILE
 from resnet_hub.hub.download import Pinned, fetch, refuse_unsafe_name, sum_of
-from resnet_hub.hub.export import CARD_BASE_FILE, CARD_FILE, answers, generated_card
+from resnet_hub.hub.export import CARD_BASE_FILE, CARD_FILE, answers, current_card, generated_card
 from resnet_hub.hub.loading import load_files, local_folder
 from resnet_hub.hub.weights import PICKLES, WEIGHTS_FILE
 
@@ -106,6 +106,12 @@ def push_folder(
         ) from None
 
 
+def is_published(repo_id: str) -> bool:
+    """Whether the Hub has such a repository that we can see."""
+    api = HfApi()
+    return asking(lambda: _info_or_none(api, _full_name(api, repo_id)), repo_id=repo_id) is not None
+
+
 def _push(request: _Request) -> PushRecord:
     api = HfApi()
     request = _with_repository(api, request)
@@ -175,9 +181,7 @@ def _paths_to_send(folder: Path) -> dict[str, Path]:
 
 def _with_repository(api: HfApi, request: _Request) -> _Request:
     """The request with the full name of a repository, and a branch, that are there now."""
-    repo_id = request.repo_id
-    if "/" not in repo_id:
-        repo_id = f"{asking(api.whoami, repo_id=repo_id)['name']}/{repo_id}"
+    repo_id = asking(lambda: _full_name(api, request.repo_id), repo_id=request.repo_id)
     there = asking(lambda: _info_or_none(api, repo_id), repo_id=repo_id)
     if there is not None and request.private and not there.private:
         raise HubError(
@@ -192,6 +196,11 @@ def _with_repository(api: HfApi, request: _Request) -> _Request:
     if request.tag is not None:
         _refuse_taken_tag(api, repo_id, tag=request.tag, branch=request.branch)
     return replace(request, repo_id=repo_id)
+
+
+def _full_name(api: HfApi, repo_id: str) -> str:
+    """The name with its owner; a name alone belongs to the owner of the token."""
+    return repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
 
 
 def _info_or_none(api: HfApi, repo_id: str) -> ModelInfo | None:
@@ -244,11 +253,7 @@ def _head(api: HfApi, request: _Request) -> tuple[str, list[str]]:
 def _contents(request: _Request, *, commit: str, remote: list[str]) -> dict[str, Path | bytes]:
     """What each file of the commit holds: the folder's files, and the card with everybody's edits."""
     fresh = generated_card(request.folder, repo_id=request.repo_id)
-    own, own_base = request.paths.get(CARD_FILE), request.paths.get(CARD_BASE_FILE)
-    card = fresh
-    if own is not None:
-        base = own_base.read_text(encoding="utf-8") if own_base is not None else None
-        card = with_edits(card, edited=own.read_text("utf-8"), generated=base, source=str(request.folder))
+    card = current_card(request.folder, repo_id=request.repo_id)
     if CARD_FILE in remote:
         pinned = Pinned(repo_id=request.repo_id, commit=commit, name=None, online=True)
         with tempfile.TemporaryDirectory() as scratch:
