@@ -159,11 +159,8 @@ def text(value: Any, *, limit: int = 120) -> str:
     line = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)
     line = line.replace("://", "&#58;//").replace("@", "&#64;")  # the Hub links addresses and names of users
     line = re.sub(r"(?i)\bwww\.", lambda match: match[0][:-1] + "&#46;", line)
-    return re.sub(
-        r"^([-=]+|\d+(?=[.)]))",
-        lambda match: match[0] + "\\" if match[0].isdigit() else "\\" + match[0],
-        line,
-    )
+    line = re.sub(r"^(\d+)(?=[.)](\s|$))", r"\1\\", line)  # not the first entry of a numbered list
+    return re.sub(r"^(?=[-=]{2}|[-=+](\s|$))", r"\\", line)
 
 
 def slug(name: str) -> str:
