@@ -304,7 +304,7 @@ def test_the_code_of_the_card_runs_where_the_folder_is(exported, run_python):
     assert len(blocks) == 3
     done = run_python("import os\nos.chdir('export')\n" + "\n".join(blocks))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("beagle") == 2
+    assert done.stdout.count("beagle") == 3
 
 
 def test_rendering_again_changes_nothing(exported):

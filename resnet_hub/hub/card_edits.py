@@ -132,7 +132,7 @@ def _parts(card: str, *, source: str) -> tuple[dict[str, Any], str]:
     if head is None:
         return {}, card
     try:
-        data = yaml.load(head[1], Loader=_PlainLoader)  # a subclass of SafeLoader
+        data = _PlainLoader(head[1]).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise HubError(
