@@ -35,6 +35,7 @@ from resnet_hub.variant import (
     Stem,
     Variant,
     check_choice,
+    check_rate,
 )
 
 __all__ = ["BasicBlock", "Bottleneck", "MyResNet", "Variant", "conv1x1", "conv3x3"]
@@ -105,6 +106,8 @@ class MyResNet(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_rate("drop_rate", drop_rate)
+        check_rate("drop_path_rate", drop_path_rate)
         changes = {"stem": stem, "shortcut": shortcut, "attn": attn, "anti_alias": anti_alias}
         variant = replace(_find_variant(name), **{k: v for k, v in changes.items() if v is not None})
         self.variant = variant

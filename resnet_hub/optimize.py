@@ -1,7 +1,7 @@
 """Faster forms of a network for inference: BatchNorm folded, memory format and precision for the machine."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,7 +22,7 @@ _PROBE_IMAGES = 4
 class OptimizedModel:
     """A faster form of a network, and what that cost in exactness."""
 
-    model: nn.Module
+    model: nn.Module = field(repr=False)
     """Takes and gives what the network did: images in any float format -> logits in float32."""
     folded: int
     """BatchNorms that became part of a convolution."""
@@ -67,11 +67,12 @@ def optimize_for_inference(
     with torch.no_grad():
         folded = fold_batch_norms(network)
     dtype = _DTYPES[chosen]
-    network.to(dtype=dtype).to(memory_format=torch.channels_last).requires_grad_(False)  # pyright: ignore[reportCallIssue]
+    network.to(dtype=dtype).requires_grad_(False)
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     fast: nn.Module = _Converted(network, dtype)
     if compile:
-        # Freezing makes the weights constants of the program, and so packs them for the convolutions of a CPU.
-        options = {"freezing": True} if device.type == "cpu" else {}
+        # Freezing makes the weights constants of the program, so packs them for convolutions on a CPU.
+        options: dict[str, Any] = {"freezing": True} if device.type == "cpu" else {}
         fast = torch.compile(fast, options=options)  # pyright: ignore[reportAssignmentType]  it stays a module
     with torch.no_grad():
         wanted, found = original(images), fast(images)

@@ -37,7 +37,7 @@ def build(
         """`state_dict` as it is, once it is known to fit; timm calls this between reading and loading."""
         assert isinstance(model, MyResNet)
         cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]  set by timm
-        source = str(cfg.get("hf_hub_id") or cfg.get("file") or cfg.get("url") or "the state dict")
+        source = _source(cfg)
         refuse_other_network(source, twin if model.variant == variant else None)
         check_state_dict(model, state_dict, replaced=_adapted(model, cfg), source=source)
         return state_dict
@@ -87,6 +87,15 @@ def pretrained_cfg(variant: Variant, weights: Weights | None = None) -> dict[str
     }
 
 
+def _source(cfg: dict[str, Any]) -> str:
+    """Where timm read the weights from, in the order in which it looks."""
+    if cfg.get("source") == "hf-hub":
+        return str(cfg["hf_hub_id"])
+    if cfg.get("state_dict"):
+        return "the state dict"
+    return str(cfg.get("file") or cfg.get("hf_hub_id") or cfg.get("url"))
+
+
 def _adapted(model: MyResNet, cfg: dict[str, Any]) -> set[str]:
     """Names of the tensors that timm replaces or adapts on purpose: other classes, other input channels."""
     names = set()
@@ -118,7 +127,7 @@ def check_new_name(name: str, *, is_same: bool) -> None:
     if not name.isidentifier():
         raise ModelError(
             f"{name!r} cannot name a model: timm makes it the name of a function. Use letters, digits and "
-            f"underscores, such as {'my_' + re.sub(r'[^0-9a-zA-Z_]+', '_', name)!r}."
+            f"underscores, such as {re.sub(r'^(?=[0-9]|$)', 'my_', re.sub(r'[^0-9a-zA-Z_]+', '_', name))!r}."
         )
     if is_model(name) and not is_same:
         raise ModelError(

@@ -55,6 +55,12 @@ def check_choice(what: str, value: object, allowed: Sequence[object]) -> None:
         raise ModelError(f"{what}={value!r} is not known; choose one of {shown}.")
 
 
+def check_rate(what: str, value: float) -> None:
+    """Raise ModelError unless `value` is a share of 0 or more and less than 1."""
+    if not 0 <= value < 1:
+        raise ModelError(f"{what}={value!r} is not a share; give a number from 0 up to, but not, 1.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """What sets one member of the family apart from the others; a frozen row of a table."""
