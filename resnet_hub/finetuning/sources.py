@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ class Source:
 
 def open_source(config: FinetuneConfig) -> Source:
     """The data set that `config` names; raises DataError, with the nearest right name, if there is none."""
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()  # in a log file they are a mess
     if config.train_dir is not None:
         return _open_class_folders(config)
     if config.dataset_name is None:
@@ -196,11 +199,16 @@ def _unreachable(name: str, error: Exception) -> str:
     similar = (
         f" If you meant the embedded data set: {DIGITS}." if nearest(name, [DIGITS]).startswith("did") else ""
     )
+    cache = datasets.config.HF_DATASETS_CACHE
+    if constants.is_offline_mode():
+        return (
+            f"The data set {name} is not in the cache {cache}, and HF_HUB_OFFLINE is set.{similar} Unset it "
+            f"to download from {constants.ENDPOINT} (HF_ENDPOINT)."
+        )
     return (
         f"The Hub at {constants.ENDPOINT} cannot be reached for the data set {name} "
-        f"({type(error).__name__}: {_first_line(error)}).{similar} Check the network, or HF_ENDPOINT if you "
-        f"use a mirror. If an earlier run left it in the cache {datasets.config.HF_DATASETS_CACHE}, "
-        "set HF_HUB_OFFLINE=1 to use it from there."
+        f"({type(error).__name__}: {_first_line(error)}).{similar} Check the network, or HF_ENDPOINT if "
+        f"you use a mirror. If an earlier run left it in the cache {cache}, set HF_HUB_OFFLINE=1 to use it."
     )
 
 
