@@ -6,8 +6,8 @@ The story of a run is resnet_hub/finetuning/run.py; the command line is resnet_h
 import os
 import sys
 
-# Threads that spin while they wait make a run on a busy CPU several times slower (recipes/LOG.md). OpenMP reads
-# this once, when torch is loaded, so it is set before.
+# Threads that spin while they wait make a run on a busy CPU several times slower (recipes/LOG.md). OpenMP
+# reads this once, when torch is loaded, so it is set before.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from resnet_hub.finetuning.__main__ import main

@@ -1,5 +1,7 @@
 """The story of a run, on one screen: from a configuration to a report, an export and a card."""
 
+from dataclasses import asdict
+
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.preemption import PreemptionWatch
 from resnet_hub.finetuning.preparation import prepare
@@ -25,7 +27,12 @@ def finetune(config: FinetuneConfig) -> RunReport:
         accelerator = run.machine.accelerator
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            run.folder.begin(run.config, facts=run.facts(), machine=run.machine.record())
+            run.folder.begin(
+                run.config,
+                facts=run.facts(),
+                machine=run.machine.record(),
+                bad_images=[asdict(image) for image in run.data.bad_images],
+            )
         accelerator.wait_for_everyone()
 
         training = start_or_resume(run)

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -69,6 +69,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def bad_images(self) -> Path:
+        """The images that were left out, one JSON object each; absent if there are none."""
+        return self.path / "bad_images.jsonl"
 
     @property
     def plots(self) -> Path:
@@ -132,14 +137,24 @@ class RunFolder:
                 f"(--config {self.config}), or name another --output_dir."
             )
 
-    def begin(self, config: FinetuneConfig, *, facts: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
-        """Write `config.yaml` and `environment.json`, unless an unfinished run has them already."""
+    def begin(
+        self,
+        config: FinetuneConfig,
+        *,
+        facts: Mapping[str, Any],
+        machine: Mapping[str, Any],
+        bad_images: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Write configuration, environment and left-out images, unless an unfinished run has them already."""
         if self.config.exists():
             return
         self.path.mkdir(parents=True, exist_ok=True)
         self.plots.mkdir(exist_ok=True)
         record = {"facts": facts, "machine": machine} | describe_environment()
         _write_whole(self.environment, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        if bad_images:
+            lines = (json.dumps(image, ensure_ascii=False) + "\n" for image in bad_images)
+            _write_whole(self.bad_images, "".join(lines))
         save_config(config, self.config.with_suffix(".tmp"))
         self.config.with_suffix(".tmp").replace(self.config)
 

@@ -1,0 +1,71 @@
+"""The rule decides what the user left open, and only that."""
+
+import pytest
+
+from resnet_hub.finetuning.config import FinetuneConfig
+from resnet_hub.finetuning.hyperrule import complete
+
+
+def decide(num_train: int = 1257, world_size: int = 1, **options) -> FinetuneConfig:
+    return complete(
+        FinetuneConfig(**options), num_train=num_train, model_image_size=224, world_size=world_size
+    )
+
+
+def test_nothing_is_left_open():
+    config = decide()
+    for name in (
+        "image_size",
+        "augmentation",
+        "learning_rate",
+        "num_train_epochs",
+        "weight_decay",
+        "warmup_steps",
+    ):
+        assert getattr(config, name) is not None
+
+
+def test_what_the_user_set_stays():
+    chosen = {
+        "learning_rate": 7e-4,
+        "num_train_epochs": 3,
+        "per_device_train_batch_size": 10,
+        "image_size": 96,
+    }
+    config = decide(**chosen)
+    assert {name: getattr(config, name) for name in chosen} == chosen
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_images_of_a_step_and_the_rate_do_not_depend_on_the_processes(world_size: int):
+    config = decide(world_size=world_size)
+    assert config.per_device_train_batch_size is not None
+    assert config.per_device_train_batch_size * world_size == 64
+    assert config.learning_rate == decide().learning_rate
+
+
+def test_larger_data_sets_get_larger_steps_and_fewer_epochs():
+    found = [decide(num_train=size) for size in (1_000, 20_000, 500_000)]
+    assert [config.per_device_train_batch_size for config in found] == [64, 128, 256]
+    epochs = [config.num_train_epochs or 0 for config in found]
+    assert epochs == sorted(epochs, reverse=True)
+    assert len(set(epochs)) > 1
+
+
+def test_a_run_from_scratch_is_longer_and_faster_than_one_from_weights():
+    scratch, tuned = decide(pretrained=False), decide()
+    assert (scratch.num_train_epochs or 0) >= (tuned.num_train_epochs or 0)
+    assert (scratch.learning_rate or 0) > (tuned.learning_rate or 0)
+
+
+def test_a_number_of_steps_decides_the_epochs():
+    assert decide(max_train_steps=50).num_train_epochs == 3  # 20 steps an epoch
+
+
+def test_a_step_is_never_larger_than_the_data_set():
+    assert decide(num_train=9).per_device_train_batch_size == 9
+
+
+def test_small_images_are_padded_and_cropped_and_large_ones_cropped_and_resized():
+    assert decide(image_size=32).augmentation == "crop"
+    assert decide(image_size=224).augmentation == "light"
