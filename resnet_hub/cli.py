@@ -22,24 +22,16 @@ class Verb:
     help: str
 
 
+_MODELS, _HUB = "resnet_hub.verbs.models", "resnet_hub.verbs.hub"
 VERBS = {
     verb.name: verb
     for verb in (
-        Verb(
-            name="list",
-            module="resnet_hub.verbs.models",
-            help="models of the family or their published weights",
-        ),
-        Verb(
-            name="info",
-            module="resnet_hub.verbs.models",
-            help="one model: size, input, licence, accuracy, source",
-        ),
-        Verb(
-            name="check",
-            module="resnet_hub.verbs.models",
-            help="does a variant keep the contract of the family?",
-        ),
+        Verb(name="list", module=_MODELS, help="models of the family or their published weights"),
+        Verb(name="info", module=_MODELS, help="one model: size, input, licence, accuracy, source"),
+        Verb(name="check", module=_MODELS, help="does a variant keep the family's contract?"),
+        Verb(name="download", module=_HUB, help="a model of the Hub into a folder, verified"),
+        Verb(name="card", module=_HUB, help="print the card of a model folder or a run"),
+        Verb(name="push", module=_HUB, help="publish a model folder on the Hub"),
     )
 }
 
