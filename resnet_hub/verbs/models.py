@@ -37,12 +37,18 @@ def add_arguments_info(parser: argparse.ArgumentParser) -> None:
     """Arguments of `resnet-hub info`."""
     parser.add_argument("model", help="a model, with or without a tag: my_resnet50, my_resnet50.a1_in1k")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--card", action="store_true", help="print the model card, as in model_cards/")
 
 
 def run_info(arguments: argparse.Namespace) -> int:
     """Print what is known of one model and of the weights that its tag (or its default tag) names."""
     name, _, tag = arguments.model.partition(".")
     _refuse_unknown(arguments.model)
+    if arguments.card:
+        from resnet_hub.verbs.family_cards import variant_card  # noqa: PLC0415
+
+        print(variant_card(name), end="")
+        return 0
     published = _published(name)
     weights = next((row for row in published if row.tag == tag), published[0] if published else None)
     record = _model_row(name) | {"all_tags": [row.tag for row in published]}

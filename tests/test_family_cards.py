@@ -1,0 +1,61 @@
+"""The cards in `model_cards/` say what the tables say today; the Hub reads them, and their code runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+import timm
+from huggingface_hub import ModelCard, constants
+from PIL import Image
+from safetensors.torch import save_file
+
+from resnet_hub.cli import main
+from resnet_hub.pretrained import WEIGHTS
+from resnet_hub.verbs.family_cards import variant_card, variants_with_cards
+
+CARDS = Path(__file__).parent.parent / "model_cards"
+
+
+def test_every_variant_with_weights_has_a_card_and_no_other_is_there():
+    assert {path.stem for path in CARDS.glob("my_*.md")} == set(variants_with_cards())
+
+
+@pytest.mark.parametrize("name", variants_with_cards())
+def test_a_card_is_what_the_tables_give(name):
+    stored = (CARDS / f"{name}.md").read_text(encoding="utf-8")
+    assert stored == variant_card(name), (
+        f"render it again: resnet-hub info {name} --card > model_cards/{name}.md"
+    )
+
+
+@pytest.mark.parametrize("name", variants_with_cards())
+def test_the_hub_reads_licence_source_and_accuracy_from_a_card(name):
+    data = ModelCard.load(CARDS / f"{name}.md").data
+    weights = WEIGHTS[data.base_model.removeprefix("timm/")]
+    assert data.license == weights.license
+    assert data.model_name == f"my_{weights.name}"
+    assert [result.metric_value for result in data.eval_results] == [weights.top1, weights.top5]
+
+
+def test_the_code_of_a_card_runs(tmp_path, monkeypatch, capsys):
+    card = variant_card("my_resnet18")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))  # as if the weights had been downloaded
+    repository = tmp_path / "models--timm--resnet18.a1_in1k"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    save_file(timm.create_model("resnet18").state_dict(), snapshot / "model.safetensors")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    Image.new("RGB", (320, 300), "teal").save(tmp_path / "image.jpg")
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert code is not None
+    exec(compile(code[1], "card", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+def test_the_command_prints_a_card_and_refuses_one_without_weights(capsys):
+    assert main(["info", "my_resnet50", "--card"]) == 0
+    assert "timm/resnet50.a1_in1k" in capsys.readouterr().out
+    assert main(["info", "my_resnet20", "--card"]) == 2
+    assert "no published weights" in capsys.readouterr().err
