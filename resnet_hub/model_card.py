@@ -6,6 +6,7 @@ No number in a card is typed by hand: what the report does not have, the card do
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
@@ -63,6 +64,12 @@ def render_card(report: RunReport | None, facts: CardFacts) -> str:
 
 def render_body(report: RunReport | None, facts: CardFacts) -> str:
     """The text of the card in Markdown, without metadata."""
+    rendered = _template().render(_card_values(None if report is None else public_report(report), facts))
+    return re.sub(r"\n{3,}", "\n\n", rendered).strip() + "\n"
+
+
+@cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -71,11 +78,7 @@ def render_body(report: RunReport | None, facts: CardFacts) -> str:
         autoescape=False,  # Markdown, not HTML: `text` escapes for both
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    template = environment.from_string(
-        files("resnet_hub").joinpath("templates/model_card.md").read_text("utf-8")
-    )
-    rendered = template.render(_card_values(None if report is None else public_report(report), facts))
-    return re.sub(r"\n{3,}", "\n\n", rendered).strip() + "\n"
+    return environment.from_string(files("resnet_hub").joinpath("templates/model_card.md").read_text("utf-8"))
 
 
 def card_metadata(report: RunReport | None, facts: CardFacts) -> ModelCardData:

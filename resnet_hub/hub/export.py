@@ -109,7 +109,11 @@ def generated_card(folder: Path, *, repo_id: str | None) -> str:
 
 def current_card(folder: Path, *, repo_id: str | None) -> str:
     """The card of the folder as its files have it now, with the edits that somebody made in its README.md."""
-    fresh = generated_card(folder, repo_id=repo_id)
+    return with_own_edits(generated_card(folder, repo_id=repo_id), folder=folder)
+
+
+def with_own_edits(fresh: str, *, folder: Path) -> str:
+    """The generated card with the edits that somebody made in the README.md of the folder."""
     card, base = folder / CARD_FILE, folder / CARD_BASE_FILE
     if not card.is_file():
         return fresh
@@ -119,7 +123,8 @@ def current_card(folder: Path, *, repo_id: str | None) -> str:
 
 def refresh_card(folder: Path, *, repo_id: str | None) -> Path:
     """Write the folder's README.md again from its files, edits kept, and give its path."""
-    card, fresh = current_card(folder, repo_id=repo_id), generated_card(folder, repo_id=repo_id)
+    fresh = generated_card(folder, repo_id=repo_id)
+    card = with_own_edits(fresh, folder=folder)
     (folder / CARD_BASE_FILE).parent.mkdir(exist_ok=True)
     (folder / CARD_BASE_FILE).write_text(fresh, encoding="utf-8")
     (folder / CARD_FILE).write_text(card, encoding="utf-8")

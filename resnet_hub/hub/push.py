@@ -20,7 +20,7 @@ from resnet_hub.hub.access import asking, explained, may_pass, offline, redact
 from resnet_hub.hub.card_edits import with_edits
 from resnet_hub.hub.config_file import CONFIG_FILE
 from resnet_hub.hub.download import Pinned, fetch, refuse_unsafe_name, sum_of
-from resnet_hub.hub.export import CARD_BASE_FILE, CARD_FILE, answers, current_card, generated_card
+from resnet_hub.hub.export import CARD_BASE_FILE, CARD_FILE, answers, generated_card, with_own_edits
 from resnet_hub.hub.loading import load_files, local_folder
 from resnet_hub.hub.weights import PICKLES, WEIGHTS_FILE
 
@@ -244,8 +244,8 @@ def _head(api: HfApi, request: _Request) -> tuple[str, list[str]]:
     """The commit that the branch stands for, and the names of its files."""
 
     def look() -> tuple[str, list[str]]:
-        head = str(api.model_info(request.repo_id, revision=request.branch).sha)
-        return head, api.list_repo_files(request.repo_id, revision=head)
+        info = api.model_info(request.repo_id, revision=request.branch)
+        return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
 
     return asking(look, repo_id=request.repo_id)
 
@@ -253,7 +253,7 @@ def _head(api: HfApi, request: _Request) -> tuple[str, list[str]]:
 def _contents(request: _Request, *, commit: str, remote: list[str]) -> dict[str, Path | bytes]:
     """What each file of the commit holds: the folder's files, and the card with everybody's edits."""
     fresh = generated_card(request.folder, repo_id=request.repo_id)
-    card = current_card(request.folder, repo_id=request.repo_id)
+    card = with_own_edits(fresh, folder=request.folder)
     if CARD_FILE in remote:
         pinned = Pinned(repo_id=request.repo_id, commit=commit, name=None, online=True)
         with tempfile.TemporaryDirectory() as scratch:

@@ -119,19 +119,17 @@ def _refuse_mismatch(found: Mapping[str, tuple[int, ...]], model: nn.Module, *, 
 
 
 def _refuse_non_finite(tensors: Mapping[str, Tensor], *, source: str, kind: type[Exception]) -> None:
-    # One pass over the memory, no temporary of the tensor's size: a sum is finite only if all of it is.
-    bad = [
-        name
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point()
-        and tensor.numel()
-        and not math.isfinite(tensor.sum(dtype=torch.float64).item())
-    ]
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
     if bad:
         raise kind(
             f"Cannot use {source}: {len(bad)} of its tensors hold NaN or infinity, the first is {bad[0]!r}. "
             f"Such a model answers NaN to every image; take an earlier checkpoint."
         )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether every number is finite, by their sum, which takes no memory of the tensor's size."""
+    return math.isfinite(tensor.sum().item()) or math.isfinite(tensor.sum(dtype=torch.float64).item())
 
 
 def _damaged(source: str, error: Exception) -> HubError:
