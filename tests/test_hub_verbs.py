@@ -1,0 +1,100 @@
+"""`resnet-hub push`, `download` and `card`, and recipes/publish.py, as a person types them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import resnet_hub
+from resnet_hub.cli import main
+from resnet_hub.hub import save_folder
+
+pytest_plugins = ["tests.hub_server.fixtures"]
+
+REPO = "alice/digits"
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = timm.create_model("my_resnet20", num_classes=2)
+    return save_folder(model, tmp_path / "run" / "export", class_names=["no", "yes"]).parent
+
+
+@pytest.fixture
+def at_a_terminal(monkeypatch):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+
+
+def test_push_prints_the_address_with_the_commit(hub, folder, capsys):
+    assert main(["push", str(folder), REPO]) == 0
+    commit = hub.storage.repos["models", REPO].branches["main"]
+    assert f"{hub.url}/{REPO}/tree/{commit}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spelling", ["--create_pr", "--create-pr"])
+def test_a_pull_request_is_printed(hub, folder, capsys, spelling):
+    hub.storage.create("models", REPO)
+    assert main(["push", str(folder), REPO, spelling]) == 0
+    assert f"{hub.url}/{REPO}/discussions/1" in capsys.readouterr().out
+
+
+def test_a_new_public_repository_is_made_only_after_a_yes(hub, folder, at_a_terminal, monkeypatch, capsys):
+    monkeypatch.setattr("builtins.input", lambda question: "")
+    assert main(["push", str(folder), REPO]) == 2
+    assert ("models", REPO) not in hub.storage.repos
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    assert main(["push", str(folder), REPO]) == 0
+    assert not hub.storage.repos["models", REPO].private
+
+
+@pytest.mark.parametrize("words", [["--private"], ["--yes"]])
+def test_nothing_is_asked_for_a_private_one_or_when_told_not_to(
+    hub, folder, at_a_terminal, monkeypatch, words
+):
+    def refuse(question: str) -> str:
+        raise AssertionError(question)
+
+    monkeypatch.setattr("builtins.input", refuse)
+    assert main(["push", str(folder), REPO, *words]) == 0
+    assert hub.storage.repos["models", REPO].private == (words == ["--private"])
+
+
+def test_a_failed_push_exits_with_2_and_says_how_to_repeat_it(hub, folder, capsys):
+    hub.fail("POST .*/commit/", status=400, times=9)
+    assert main(["push", str(folder), REPO, "--tag", "v1"]) == 2
+    assert f"resnet-hub push {folder / 'export'} {REPO} --tag v1" in capsys.readouterr().err
+
+
+def test_download_prints_the_folder_and_copies_it_on_request(hub, folder, tmp_path, capsys):
+    main(["push", str(folder), REPO])
+    assert main(["download", REPO, "--output", str(tmp_path / "copy")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "copy")
+    copied = resnet_hub.load(tmp_path / "copy")
+    assert torch.equal(copied.fc.weight, resnet_hub.load(folder).fc.weight)
+    assert main(["download", REPO, "--output", str(tmp_path / "copy")]) == 2
+
+
+def test_card_prints_and_writes_what_the_folder_says(folder, capsys):
+    assert main(["card", str(folder), "--repo_id", REPO]) == 0
+    assert f'load("{REPO}")' in capsys.readouterr().out
+    assert main(["card", str(folder), "--repo-id", REPO, "--write"]) == 0
+    assert f'load("{REPO}")' in (folder / "export" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("verb", [["push", "nowhere", REPO], ["card", "nowhere"]])
+def test_a_folder_that_is_not_there_is_bad_input(hub, verb, capsys):
+    assert main(verb) == 2
+    assert "no folder nowhere" in capsys.readouterr().err
+
+
+def test_the_publish_recipe_is_the_push_verb(hub, folder, tmp_path):
+    command = [sys.executable, str(ROOT / "recipes" / "publish.py"), str(folder), REPO, "--private"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Published and read back" in done.stdout
+    assert hub.storage.repos["models", REPO].private
