@@ -104,7 +104,7 @@ def read_header(source: ImageSource) -> EncodedImage:
     Args:
         source: Encoded bytes, a path, a PIL image, or a row of `datasets`: a mapping with `bytes` or `path`.
     """
-    file = source if isinstance(source, Image.Image) else _open_file(source)
+    file = source if isinstance(source, Image.Image) else _open_file(_encoded_bytes(source))
     width, height = file.size
     if min(width, height) < 1:
         raise BadImageError(f"has no pixels: {width}x{height}")
@@ -140,8 +140,7 @@ def color_mode(num_channels: int) -> ColorMode:
     return modes[num_channels]
 
 
-def _open_file(source: bytes | bytearray | memoryview | str | Path | Mapping[str, Any]) -> Image.Image:
-    data = _encoded_bytes(source)
+def _open_file(data: bytes) -> Image.Image:
     if not data:
         raise BadImageError("is empty: zero bytes")
     try:

@@ -97,7 +97,8 @@ class Preprocessing:
         offset = torch.tensor(
             [mean / std for mean, std in zip(self.mean, self.std, strict=True)], device=images.device
         )
-        return (images * scale).sub_(offset.view(1, -1, 1, 1)).to(dtype)
+        # In place on a float copy: uint8 times float32 is ten times as slow on a CPU.
+        return images.float().mul_(scale).sub_(offset.view(1, -1, 1, 1)).to(dtype)
 
 
 def _input_channels(model: nn.Module) -> int:

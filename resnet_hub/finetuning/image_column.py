@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,15 @@ class ImageColumn:
         if value["bytes"] is not None:
             return value["bytes"]
         path = Path(value["path"])
-        if not any(path.resolve().is_relative_to(folder) for folder in self.folders):
+        real = path.resolve() if path.is_symlink() else _real_folder(path.parent) / path.name
+        if not any(real.is_relative_to(folder) for folder in self.folders):
             raise BadImageError(f"is not in the data set but names another place: {value['path']}")
         try:
             return path.read_bytes()
         except OSError as error:
             raise BadImageError(f"cannot be read: {error.strerror or error}") from error
+
+
+@lru_cache(maxsize=4096)  # resolving walks the whole path, for every image of a folder again
+def _real_folder(folder: Path) -> Path:
+    return folder.resolve()
