@@ -44,7 +44,7 @@ def test_the_notebooks_networks_have_the_keys_and_shapes_of_torchvision(name):
     ]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_logits_and_gradients_equal_torchvisions_bit_for_bit(name):
     theirs = trained(getattr(torchvision.models, name)())
     ours = MyResNet(name)
