@@ -55,12 +55,8 @@ class FinetuneConfig:
     """Column that holds the images; found by its type if not given."""
     label_column_name: str | None = None
     """Column that holds the labels; found by its type, then by name, if not given."""
-    streaming: bool = False
-    """Read the data set as a stream, for those that do not fit on the disk."""
     max_bad_images: float = 0.01
     """Share of unreadable images that may be left out, with a list; above it the run stops."""
-    image_cache: Path | None = None
-    """Folder for decoded, resized images, built once and shared by runs."""
 
     # Images on their way into the network
     image_size: int | None = None

@@ -26,7 +26,6 @@ _FREE_TO_CHANGE = frozenset(
         "gradient_accumulation_steps",
         "hub_model_id",
         "hub_private_repo",
-        "image_cache",
         "max_minutes",
         "output_dir",
         "per_device_eval_batch_size",

@@ -69,7 +69,7 @@ def test_dashes_underscores_and_short_names_are_the_same_flag():
 
 
 def test_a_saved_configuration_is_taken_back(tmp_path: Path):
-    config = FinetuneConfig(dataset_name="digits", image_cache=None, learning_rate=3e-5, mixed_precision="no")
+    config = FinetuneConfig(dataset_name="digits", max_minutes=None, learning_rate=3e-5, mixed_precision="no")
     save_config(config, tmp_path / "config.yaml")
     assert FinetuneConfig(**load_config(tmp_path / "config.yaml")) == config
 
