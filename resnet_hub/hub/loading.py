@@ -1,15 +1,25 @@
 """Loading a published model: from a folder, from a run's folder, or from the Hub."""
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from torch import nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from resnet_hub.errors import HubError
 from resnet_hub.hub.config_file import CONFIG_FILE, ModelConfig, read_config
 from resnet_hub.hub.download import fetch, pin, remember
 from resnet_hub.hub.weights import PICKLES, WEIGHTS_FILE, read_weights
+
+_FILLS = frozenset(
+    {
+        *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.fill_, torch.Tensor.zero_),
+        *(init.normal_, init.uniform_, init.constant_, init.kaiming_uniform_),
+    }
+)
 
 
 def load(source: str | Path, *, revision: str | None = None, cache_dir: Path | None = None) -> nn.Module:
@@ -55,7 +65,8 @@ def load_files(config_path: Path, weights_path: Path, *, source: str, data: byte
         raise _no_safetensors(weights_path.parent, source=source)
     # On the meta device nothing is allocated, so that a hostile config.json cannot fill the memory before the
     # weights have shown that they fit it; and nothing is initialised only to be overwritten.
-    model = _build(config, source=source, device="meta")
+    with _NothingDrawn():
+        model = _build(config, source=source, device="meta")
     tensors = read_weights(weights_path, model, source=source, data=data)
     counters = {name: torch.tensor(0) for name in model.state_dict() if name.endswith("num_batches_tracked")}
     model.load_state_dict({**counters, **_float32(tensors)}, assign=True)
@@ -63,6 +74,19 @@ def load_files(config_path: Path, weights_path: Path, *, source: str, data: byte
         model = _build(config, source=source, device="cpu")  # it has buffers that are computed and not stored
         model.load_state_dict(tensors)
     return model.eval()
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """While it lasts, weights on the meta device are not drawn: there is no memory to fill."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensor = args[0] if args else kwargs.get("tensor")
+        if func in _FILLS and isinstance(tensor, torch.Tensor) and tensor.is_meta:
+            return tensor
+        return func(*args, **kwargs)
 
 
 def _float32(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
