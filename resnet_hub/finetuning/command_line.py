@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from resnet_hub.errors import ConfigError, nearest
-from resnet_hub.finetuning.config import FIELD_NAMES, FinetuneConfig, load_config
+from resnet_hub.finetuning.config import FIELD_NAMES, RECIPES, FinetuneConfig, load_config
 
+Recipe = Literal["quick", "balanced"]
 SHORT_NAMES = {"--model": "--model_name_or_path"}
 
 
@@ -22,6 +23,8 @@ class Command:
 
     config: Path | None = None
     """YAML file of options, as a run's config.yaml; flags win over it."""
+    recipe: Recipe | None = None
+    """quick: a new fc on the frozen network; balanced, the defaults: that, then train the whole network."""
     dry_run: bool = False
     """Understand the data, build the model, say what would be done, and stop."""
     print_config: bool = False
@@ -30,7 +33,7 @@ class Command:
 
 
 def parse_command_line(arguments: Sequence[str] | None = None, *, description: str | None = None) -> Command:
-    """Configuration from defaults, `--config FILE` and flags, each winning over the one before.
+    """Configuration from defaults, `--recipe`, `--config FILE` and flags, each winning over the one before.
 
     Raises ConfigError for an unknown flag (naming the nearest one), a bad value or a bad file; `--help`
     prints every flag and exits.
@@ -39,12 +42,16 @@ def parse_command_line(arguments: Sequence[str] | None = None, *, description: s
     _refuse_unknown_flags(typed)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
-    file = first.parse_known_args(typed)[0].config
-    options = FinetuneConfig(**load_config(file)) if file else FinetuneConfig()
+    first.add_argument("--recipe")
+    early = first.parse_known_args(typed)[0]
+    if early.recipe is not None and early.recipe not in RECIPES:
+        raise ConfigError(f"--recipe {early.recipe}: {nearest(early.recipe, RECIPES)}")
+    values = RECIPES[early.recipe] if early.recipe else {}
+    options = FinetuneConfig(**values | (load_config(early.config) if early.config else {}))
     return tyro.cli(
         Command,
         args=typed,
-        default=Command(config=file, options=options),
+        default=Command(config=early.config, recipe=early.recipe, options=options),
         description=description,
         config=(tyro.conf.UsePythonSyntaxForLiteralCollections,),
         use_underscores=True,
@@ -62,7 +69,7 @@ def _long_name(argument: str) -> str:
 
 
 def _refuse_unknown_flags(typed: Sequence[str]) -> None:
-    known = {"help", *FIELD_NAMES, "config", "dry_run", "print_config"}
+    known = {"help", *FIELD_NAMES, "config", "recipe", "dry_run", "print_config"}
     for argument in typed:
         if argument.startswith("--"):
             name = argument[2:].split("=", 1)[0].removeprefix("no-")

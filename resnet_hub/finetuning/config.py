@@ -73,8 +73,10 @@ class FinetuneConfig:
     """Alpha of CutMix (Yun et al. 2019); 0 is off."""
 
     # Training
+    fit_fc_first: bool | None = None
+    """Fit the new fc on features of the frozen network first; done with pretrained weights if not given."""
     num_train_epochs: int | None = None
-    """Passes over the training split; from its size if not given."""
+    """Passes over the training split; from its size if not given; 0 leaves it at the fitted fc."""
     max_train_steps: int | None = None
     """End after this many optimizer steps, with the schedule fitted to it."""
     max_minutes: float | None = None
@@ -132,13 +134,18 @@ class FinetuneConfig:
         return self.dataset_name or str(self.train_dir)
 
 
+RECIPES: dict[str, dict[str, Any]] = {
+    "quick": {"fit_fc_first": True, "num_train_epochs": 0},
+    "balanced": {},
+}
+"""Names for sets of options. The defaults are balanced: fc first, then the whole network at a lower rate."""
+
 FIELD_NAMES = tuple(field.name for field in fields(FinetuneConfig))
 
 # (fields, test, what a valid value is)
 _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     (
         (
-            "num_train_epochs",
             "max_train_steps",
             "per_device_train_batch_size",
             "per_device_eval_batch_size",
@@ -150,7 +157,15 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     ),
     (("max_minutes", "learning_rate", "max_grad_norm", "checkpoint_minutes"), lambda v: v > 0, "above 0"),
     (
-        ("weight_decay", "warmup_steps", "dataloader_num_workers", "seed", "mixup", "cutmix"),
+        (
+            "num_train_epochs",
+            "weight_decay",
+            "warmup_steps",
+            "dataloader_num_workers",
+            "seed",
+            "mixup",
+            "cutmix",
+        ),
         lambda value: value >= 0,
         "0 or more",
     ),
@@ -174,6 +189,13 @@ def check_values(config: FinetuneConfig) -> None:
         raise ConfigError(
             f"Use either --dataset_name {config.dataset_name} or --train_dir {config.train_dir}, not both."
         )
+    if config.fit_fc_first and not config.pretrained:
+        raise ConfigError(
+            "Fitting fc first (--fit_fc_first, --recipe quick) needs features of pretrained weights, and "
+            "--no-pretrained starts from random ones. Leave out one of the two."
+        )
+    if config.num_train_epochs == 0 and (config.fit_fc_first is False or not config.pretrained):
+        raise ConfigError("--num_train_epochs 0 without --fit_fc_first leaves nothing to be trained.")
     if not config.train_dir and (config.validation_dir or config.test_dir):
         raise ConfigError("--validation_dir and --test_dir go with --train_dir, which is not given.")
 

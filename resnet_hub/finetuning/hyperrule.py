@@ -38,7 +38,9 @@ def complete(
         if config.pretrained
         else (_SHOWN_FROM_SCRATCH, _EPOCHS_FROM_SCRATCH)
     )
-    epochs = config.num_train_epochs or min(most, max(fewest, round(shown / num_train)))
+    epochs = config.num_train_epochs
+    if epochs is None:
+        epochs = min(most, max(fewest, round(shown / num_train)))
     steps_per_epoch = math.ceil(num_train / (batch_size * shares))
     if config.max_train_steps:
         epochs = math.ceil(config.max_train_steps / steps_per_epoch)
@@ -46,6 +48,7 @@ def complete(
     # Adam's rate grows with the square root of the batch (Malladi et al. 2022, arXiv:2205.10287).
     rate_at_64 = 5e-4 if config.pretrained else 3e-3
     decided = {
+        "fit_fc_first": config.pretrained,
         "image_size": image_size,
         "augmentation": "crop" if image_size <= SMALL_IMAGE else "light",
         "per_device_train_batch_size": batch_size,

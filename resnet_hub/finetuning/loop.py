@@ -31,6 +31,7 @@ class Progress:
 
     step: int = 0
     """Optimizer steps done."""
+    fc_is_fitted: bool = False
     evaluated_epochs: int = 0
     seconds: float = 0.0
     """Wall time of training and validation, over all starts of the run."""
@@ -126,38 +127,38 @@ def train_step(
 
 
 @torch.inference_mode()
-def predict_split(
-    model: nn.Module,
+def compute_split(
+    compute: Callable[[Tensor], Tensor],
     batches: Iterable[Batch],
     *,
+    num_outputs: int,
     num_images: int,
     batch_size: int,
     preprocessing: Preprocessing,
     machine: Machine,
     between_batches: Callable[[], None],
 ) -> Tensor:
-    """Logits (images, classes) of a split in its order, float32 on the CPU, the same on every process.
+    """What `compute` makes of each image of a split, (images, outputs) in its order, float32 on the CPU.
 
-    Each image is computed once, on one process, and none is padded: processes may have different numbers of
-    images, and the results are put at their places by index. `between_batches` is called equally often on
-    every process, so it may ask the others.
+    The result is the same on every process. Each image is computed once, on one process, and none is padded:
+    processes may have different numbers of images, and the results are put at their places by index.
+    `between_batches` is called equally often on every process, so it may ask the others.
     """
-    model.eval()
     device = machine.accelerator.device
     num_common_batches = num_images // machine.world_size // batch_size
-    logits = [torch.zeros(0, model.num_classes, device=device)]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    outputs = [torch.zeros(0, num_outputs, device=device)]
     indices = [torch.zeros(0, dtype=torch.long, device=device)]
     for number, batch in enumerate(batches):
         images = _normalized(batch.images, preprocessing, machine)
         with machine.accelerator.autocast():
-            logits.append(model(images).float())
+            outputs.append(compute(images).float())
         indices.append(batch.indices.to(device))
         if number < num_common_batches:
             between_batches()
     places = _gather_uneven(torch.cat(indices), machine)
     order = torch.argsort(places)
     assert torch.equal(places[order], torch.arange(num_images)), "an image was evaluated twice or not at all"
-    return _gather_uneven(torch.cat(logits), machine)[order]
+    return _gather_uneven(torch.cat(outputs), machine)[order]
 
 
 def make_loss_function(*, multi_label: bool, label_smoothing: float) -> LossFunction:

@@ -48,7 +48,10 @@ def write_results(run: Run, training: Training, report: RunReport, logits: dict[
     """Write predictions, pictures, export and, last, the report that says that the run is finished."""
     folder = run.folder
     _write_predictions(run, logits)
-    figures = {"Learning curves": draw_learning_curves(folder.events(), folder.plots / "learning_curves.png")}
+    figures: dict[str, Path] = {}
+    events = folder.events()
+    if any(event["event"] == "train" for event in events):
+        figures["Learning curves"] = draw_learning_curves(events, folder.plots / "learning_curves.png")
     shown = next((name for name in reversed(_EVALUATED) if name in logits), None)
     if shown is not None and not run.data.multi_label:
         labels = torch.as_tensor(_split(run, shown).labels)

@@ -2,11 +2,13 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from resnet_hub.finetuning.augment import build_mixer, build_train_transform
@@ -20,8 +22,9 @@ from resnet_hub.finetuning.checkpoint import (
 )
 from resnet_hub.finetuning.config import plain_values
 from resnet_hub.finetuning.data import Split
+from resnet_hub.finetuning.fit_fc import Examples, fit_linear_classifier, set_classifier
 from resnet_hub.finetuning.loader import TrainBatches, evaluation_batches
-from resnet_hub.finetuning.loop import Progress, Trainer, make_loss_function, predict_split, train_steps
+from resnet_hub.finetuning.loop import Progress, Trainer, compute_split, make_loss_function, train_steps
 from resnet_hub.finetuning.metrics import score_predictions
 from resnet_hub.finetuning.optim import Schedule, make_optimizer
 from resnet_hub.finetuning.preparation import Run
@@ -70,7 +73,7 @@ def start_or_resume(run: Run) -> Training:
         run.display.say(f"going on from step {progress.step} of {run.total_steps}")
     elif run.machine.is_main:
         run.folder.rewind_log(0)
-    return Training(
+    training = Training(
         trainer=trainer,
         network=run.machine.accelerator.unwrap_model(trainer.model),
         progress=progress,
@@ -81,6 +84,9 @@ def start_or_resume(run: Run) -> Training:
         ),
         resumed_from_step=progress.step if checkpoint else None,
     )
+    if _fc_is_to_be_fitted(run, progress):
+        _fit_fc(run, training)
+    return training
 
 
 def train_epochs(run: Run, training: Training) -> None:
@@ -101,32 +107,16 @@ def train_epochs(run: Run, training: Training) -> None:
 
 def evaluate(run: Run, training: Training, split: Split) -> Tensor:
     """Logits (images, classes) of a split in its order; raises Preempted, after saving, when asked."""
-    batch_size = run.config.per_device_eval_batch_size
-    assert batch_size is not None
-    batches = evaluation_batches(
-        split,
-        run.preprocessing,
-        batch_size=batch_size,
-        rank=run.machine.rank,
-        world_size=run.machine.world_size,
-        num_workers=run.num_workers,
-        pin_memory=run.machine.accelerator.device.type == "cuda",
-    )
-    return predict_split(
-        training.network,
-        batches,
-        num_images=len(split),
-        batch_size=batch_size,
-        preprocessing=run.preprocessing,
-        machine=run.machine,
-        between_batches=lambda: run.stop_if_asked(lambda: save(run, training, must=True)),
-    )
+    training.network.eval()
+    return _compute(run, training, split, training.network, num_outputs=len(run.data.class_names))
 
 
 def save(run: Run, training: Training, *, must: bool = False) -> None:
     """Write a checkpoint; unless it `must` be written, a full disk is no reason to stop."""
     training.last_saved = time.monotonic()
     if not run.machine.is_main:  # the others have the same weights, optimizer and progress
+        return
+    if _fc_is_to_be_fitted(run, training.progress):  # the run has not got anywhere yet
         return
     groups: dict[str, dict[str, Tensor]] = {
         "model": training.network.state_dict(),
@@ -143,6 +133,71 @@ def save(run: Run, training: Training, *, must: bool = False) -> None:
         if must:
             raise
         logger.warning("No checkpoint could be written at step %d: %s", training.progress.step, error)
+
+
+def _compute(
+    run: Run, training: Training, split: Split, compute: Callable[[Tensor], Tensor], *, num_outputs: int
+) -> Tensor:
+    """What `compute` makes of each image of a split as evaluation sees it, (images, outputs), on the CPU."""
+    batch_size = run.config.per_device_eval_batch_size
+    assert batch_size is not None
+    batches = evaluation_batches(
+        split,
+        run.preprocessing,
+        batch_size=batch_size,
+        rank=run.machine.rank,
+        world_size=run.machine.world_size,
+        num_workers=run.num_workers,
+        pin_memory=run.machine.accelerator.device.type == "cuda",
+    )
+    return compute_split(
+        compute,
+        batches,
+        num_outputs=num_outputs,
+        num_images=len(split),
+        batch_size=batch_size,
+        preprocessing=run.preprocessing,
+        machine=run.machine,
+        between_batches=lambda: run.stop_if_asked(lambda: save(run, training, must=True)),
+    )
+
+
+def _fit_fc(run: Run, training: Training) -> None:
+    """Fit the new fc on the features of the frozen network, its BatchNorm in evaluation mode."""
+    started = time.monotonic()
+    network: Any = training.network.eval()
+    device = run.machine.accelerator.device
+
+    def examples(split: Split) -> Examples:
+        features = _compute(
+            run,
+            training,
+            split,
+            lambda images: network.forward_head(network.forward_features(images), pre_logits=True),
+            num_outputs=network.head_hidden_size,
+        )
+        return Examples(features=features.to(device), labels=torch.as_tensor(split.labels).to(device))
+
+    validation = run.data.validation
+    with torch.inference_mode(False):
+        fitted = fit_linear_classifier(
+            examples(run.data.train),
+            None if validation is None else examples(validation),
+            num_classes=len(run.data.class_names),
+        )
+    set_classifier(network, fitted)
+    for tensor in network.get_classifier().parameters():
+        broadcast(tensor.data)  # GPUs may round differently; the weights have to be the same everywhere
+    training.progress.seconds += time.monotonic() - started
+    training.progress.images += len(run.data.train)
+    _validate(run, training, epoch=-1)
+    _log(run, training, "fit_fc", {"penalty": fitted.penalty})
+    training.progress.fc_is_fitted = True
+    save(run, training)
+
+
+def _fc_is_to_be_fitted(run: Run, progress: Progress) -> bool:
+    return bool(run.config.fit_fc_first) and not progress.fc_is_fitted
 
 
 def _train_epoch(run: Run, training: Training, epoch: int) -> None:
@@ -184,7 +239,8 @@ def _validate(run: Run, training: Training, epoch: int) -> None:
     values = {"accuracy": score.accuracy, "loss": score.loss, "macro_f1": score.macro_f1}
     _log(run, training, "validation", values)
     run.display.say(
-        f"epoch {epoch + 1:3d}/{run.config.num_train_epochs}  step {progress.step:5d}  "
+        f"{f'epoch {epoch + 1:3d}' if epoch >= 0 else 'fitted fc'}/{run.config.num_train_epochs}  "
+        f"step {progress.step:5d}  "
         f"validation accuracy {score.accuracy:7.2%}  loss {score.loss:.4f}  {progress.seconds:6.0f} s"
     )
 

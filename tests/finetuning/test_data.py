@@ -210,6 +210,13 @@ def test_a_folder_without_images_says_what_it_should_hold(tmp_path: Path):
         of_folder(tmp_path)
 
 
+def test_images_without_class_folders_or_metadata_are_refused_with_advice(tmp_path: Path):
+    for number in range(4):
+        (tmp_path / f"{number}.jpg").write_bytes(encoded(picture(seed=number), "JPEG"))
+    with pytest.raises(DataError, match="each class is a folder"):
+        of_folder(tmp_path)
+
+
 def test_no_data_set_is_an_error_that_names_the_options():
     with pytest.raises(DataError, match="--dataset_name"):
         load_data(FinetuneConfig())

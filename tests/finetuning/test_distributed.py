@@ -16,7 +16,7 @@ STEPS = ("--max_train_steps", "12", "--learning_rate", "1e-3", "--mixed_precisio
 
 def torchrun(processes: int, *arguments: str | Path) -> list[str]:
     program = Path(sys.executable).parent / "torchrun"
-    options = ["--nproc_per_node", str(processes), "--master_port", "0"]
+    options = ["--standalone", "--nproc_per_node", str(processes)]
     return [str(program), *options, str(ROOT / "recipes/finetune.py"), *map(str, arguments)]
 
 

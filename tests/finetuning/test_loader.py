@@ -211,6 +211,21 @@ def test_a_process_with_busy_workers_can_exit(end: str):
     assert done.returncode == {"pass": 0, "raise SystemExit(75)": 75}.get(end, 1), done.stderr.decode()
 
 
+@pytest.mark.slow
+def test_workers_do_not_outlive_a_killed_process():
+    code = textwrap.dedent(_LEAVES_WORKERS).format(
+        tests=str(Path(__file__).parent), end="print('busy', flush=True); import time; time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        workers = psutil.Process(process.pid).children()
+        process.kill()
+        _, alive = psutil.wait_procs(workers, timeout=30)
+    assert len(workers) == 2
+    assert alive == []
+
+
 _ONE_OF_TWO = """
     import sys, json
     import torch.distributed as dist

@@ -4,16 +4,23 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import timm
+from safetensors.torch import load_file
 
+import resnet_hub
 from resnet_hub.finetuning.__main__ import main
 from resnet_hub.finetuning.config import FinetuneConfig, load_config
 from resnet_hub.results import RunReport
+from tests.test_hub_load import publish
 
 from .conftest import ROOT, TINY, finetune_command, run_command
+
+pytest_plugins = ["tests.hub_server.fixtures"]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +99,6 @@ def test_the_three_printed_lines_load_the_export_and_classify_an_image(finished)
 
 
 def test_the_export_scores_what_the_report_says(finished):
-    import resnet_hub
     from resnet_hub.finetuning.data import load_data
 
     folder, _ = finished
@@ -185,6 +191,44 @@ def test_bad_input_ends_with_2_and_help_before_anything_is_written(arguments, sa
     assert said in shown
     assert "Traceback" not in shown
     assert not (tmp_path / "run").exists()
+
+
+def test_without_a_hub_the_way_out_is_said_within_fifteen_seconds(no_hub, tmp_path: Path, capsys):
+    started = time.monotonic()
+    arguments = ["--dataset_name", "digits", "--model", "my_resnet18", "--image_size", "32"]
+    assert main([*arguments, "--output_dir", str(tmp_path / "run")]) == 2
+    assert time.monotonic() - started < 15
+    shown = capsys.readouterr().err
+    for word in ("HF_ENDPOINT", "--no-pretrained", "Cache"):
+        assert word in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_from_the_hub_are_the_start_and_the_card_says_so(hub, tmp_path: Path):
+    model = timm.create_model("my_resnet18", num_classes=1000)
+    names = [f"class {number}" for number in range(1000)]
+    resnet_hub.save_folder(model, tmp_path / "weights", class_names=names)
+    publish(hub, tmp_path / "weights", "timm/resnet18.a1_in1k")
+    arguments = ["--dataset_name", "digits", "--model", "my_resnet18", "--image_size", "32"]
+    assert main([*arguments, "--max_train_steps", "1", "--output_dir", str(tmp_path / "run")]) == 0
+    report = RunReport.load(tmp_path / "run/report.json")
+    assert report.model == "my_resnet18.a1_in1k"
+    assert report.base_model == "timm/resnet18.a1_in1k"
+    assert report.base_license == "apache-2.0"
+    card = (tmp_path / "run/export/README.md").read_text()
+    assert "base_model: timm/resnet18.a1_in1k" in card
+
+
+def test_a_finished_run_is_a_start_for_other_classes(finished, photo_folder: Path, tmp_path: Path):
+    folder, _ = finished
+    arguments = ["--model", folder / "export", "--train_dir", photo_folder / "train", "--test_fraction", "0"]
+    arguments += ["--image_size", "16", "--max_train_steps", "3", "--output_dir", tmp_path / "run"]
+    assert main([str(argument) for argument in arguments]) == 0
+    before, after = (load_file(run / "export/model.safetensors") for run in (folder, tmp_path / "run"))
+    assert before["fc.weight"].shape == (10, 64)
+    assert after["fc.weight"].shape == (3, 64)
+    changed = float((before["conv1.weight"] - after["conv1.weight"]).abs().max())
+    assert 0 < changed < 0.01  # the backbone was kept and trained a little
 
 
 def test_a_folder_with_foreign_files_is_refused(tmp_path: Path, capsys):

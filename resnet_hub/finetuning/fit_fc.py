@@ -1,0 +1,102 @@
+"""The new `fc` fitted on features of the frozen network: logistic regression by L-BFGS.
+
+A network whose `fc` starts from random values spends its first steps unlearning what its backbone knew
+(Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features", arXiv:2202.10054). Every image is computed
+once, and what is left is a convex problem.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+"""Weights of the squared norm beside the mean loss, strongest first: each starts from the one before."""
+MAX_ITERATIONS = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearClassifier:
+    """Weights (classes, features) and biases (classes,), and the penalty that they were fitted with."""
+
+    weight: Tensor
+    bias: Tensor
+    penalty: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Features (images, features) and labels, (images,) or (images, classes)."""
+
+    features: Tensor
+    labels: Tensor
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Mean cross-entropy; for several labels an image the mean of the binary ones."""
+        if self.labels.ndim > 1:
+            return F.binary_cross_entropy_with_logits(logits, self.labels)
+        return F.cross_entropy(logits, self.labels)
+
+
+def fit_linear_classifier(
+    train: Examples, validation: Examples | None, *, num_classes: int
+) -> LinearClassifier:
+    """The classifier of lowest validation loss over the penalties; of a penalty of 1e-3 without validation.
+
+    Features are standardised for the fit, so that one penalty suits them all, and the result is for them as
+    they came. Works on the device of the features.
+    """
+    mean = train.features.mean(dim=0)
+    scale = train.features.std(dim=0, correction=0).clamp(min=1e-6)
+    standard = Examples(features=(train.features - mean) / scale, labels=train.labels)
+    penalties = PENALTIES if validation is not None else (1e-3,)
+    weight = train.features.new_zeros(num_classes, train.features.shape[1])
+    bias = train.features.new_zeros(num_classes)
+    best: LinearClassifier | None = None
+    lowest = float("inf")
+    for penalty in penalties:
+        weight, bias = minimise(standard, weight, bias, penalty=penalty)
+        found = LinearClassifier(weight=weight / scale, bias=bias - (weight / scale) @ mean, penalty=penalty)
+        loss = 0.0 if validation is None else _validation_loss(found, validation)
+        if loss < lowest:
+            best, lowest = found, loss
+    assert best is not None, "the loss of a convex fit is finite"
+    return best
+
+
+def minimise(examples: Examples, weight: Tensor, bias: Tensor, *, penalty: float) -> tuple[Tensor, Tensor]:
+    """Weight and bias that minimise mean loss + penalty / 2 * |weight|^2, starting from the given ones.
+
+    Full-batch L-BFGS with a strong Wolfe line search (Nocedal and Wright 2006, algorithms 3.5 and 7.5).
+    """
+    weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
+    solver = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=MAX_ITERATIONS,
+        history_size=20,
+        tolerance_grad=1e-6,
+        tolerance_change=1e-9,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> Tensor:
+        solver.zero_grad()
+        loss = examples.loss(F.linear(examples.features, weight, bias)) + penalty / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    solver.step(objective)  # pyright: ignore[reportArgumentType]  its stub wants a float
+    return weight.detach(), bias.detach()
+
+
+@torch.no_grad()
+def set_classifier(model: nn.Module, classifier: LinearClassifier) -> None:
+    """Copy the classifier into the model's last layer."""
+    layer: nn.Linear = model.get_classifier()  # pyright: ignore[reportCallIssue, reportAssignmentType]
+    layer.weight.copy_(classifier.weight)
+    layer.bias.copy_(classifier.bias)
+
+
+def _validation_loss(classifier: LinearClassifier, validation: Examples) -> float:
+    return float(validation.loss(F.linear(validation.features, classifier.weight, classifier.bias)))
