@@ -260,11 +260,35 @@ def test_a_token_that_the_hub_does_not_know_is_named_as_the_fault_and_not_shown(
         ("alice/nothing", None, "has no alice/nothing"),
         (REPO, "v9", "no branch, tag or commit 'v9'"),
         ("no such folder", None, "neither a folder nor the name of a repository"),
+        ("alice/a b c", None, "'owner/name'"),
     ],
 )
 def test_what_does_not_exist_is_said_plainly(published, hub, source, revision, message):
     with pytest.raises(HubError, match=message):
         resnet_hub.load(source, revision=revision)
+
+
+def test_a_repository_without_weights_is_told_from_one_that_cannot_be_read(published, hub):
+    hub.storage.commit(
+        hub.storage.repos["models", REPO], "main", "gone", add={}, delete=("model.safetensors",)
+    )
+    with pytest.raises(HubError, match=r"has no file 'model\.safetensors'"):
+        resnet_hub.load(REPO)
+
+
+def test_a_revision_of_a_folder_is_refused(published, hub, tmp_path):
+    with pytest.raises(HubError, match="a folder has no revisions"):
+        resnet_hub.load(tmp_path / "export", revision="v1")
+
+
+def test_an_offline_download_is_checked_as_well(published, hub, monkeypatch):
+    folder = download(REPO)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert download(REPO) == folder
+    (cached,) = weights_of(constants.HF_HUB_CACHE)
+    cached.write_bytes(cached.read_bytes()[:-1] + b"\0")
+    with pytest.raises(HubError, match="damaged in the cache"):
+        download(REPO)
 
 
 def test_a_download_has_every_file_checked_and_no_pickle(published, hub):

@@ -9,12 +9,12 @@ from typing import TypeVar
 
 from huggingface_hub import constants, get_token, hf_hub_url
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -180,11 +180,17 @@ def explained(error: Exception, *, repo_id: str, revision: str | None = None) ->
             f"{repo_id} has no branch, tag or commit {revision!r}. Its branches and tags: "
             f"{constants.ENDPOINT}/{repo_id}/tree/main"
         )
-    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-        return HubError(f"{at} has no such file: {_one_line(error)}")
+    if isinstance(error, HFValidationError):
+        return HubError(
+            f"{redact(repo_id)!r} cannot be the name of a repository on the Hub, which is 'owner/name'."
+        )
+    if isinstance(error, RemoteEntryNotFoundError):
+        return HubError(f"{at} has no file {str(error.response.url.path).rpartition('/')[2]!r}.")
     if (status := status_of(error)) is not None:
         return _refused(status, at=at, who=who, login=login, error=error)
-    return UnreachableError(_one_line(error))
+    if is_no_answer(error) or isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        return UnreachableError(_one_line(error))
+    return HubError(f"Asking the Hub for {at} failed with {type(error).__name__}: {_one_line(error)}")
 
 
 def not_to_be_had(repo_id: str, *, found: str, filename: str | None = None) -> UnreachableError:

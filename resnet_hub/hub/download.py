@@ -122,7 +122,11 @@ def download(repo_id: str, *, revision: str | None = None, cache_dir: Path | Non
     """The folder in the cache with all files of a model repository but pickles, each one checked."""
     pinned = pin(repo_id, revision=revision, cache_dir=cache_dir)
     if not pinned.online:
-        return fetch(pinned, CONFIG_FILE, cache_dir=cache_dir).path.parent
+        folder = fetch(pinned, CONFIG_FILE, cache_dir=cache_dir).path.parent
+        for path in folder.rglob("*"):
+            if path.is_file():
+                fetch(pinned, path.relative_to(folder).as_posix(), cache_dir=cache_dir)
+        return folder
     names = asking(
         lambda: HfApi().list_repo_files(repo_id, revision=pinned.commit), repo_id=repo_id, revision=revision
     )

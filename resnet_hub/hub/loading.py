@@ -39,6 +39,10 @@ def load(source: str | Path, *, revision: str | None = None, cache_dir: Path | N
     """
     folder = local_folder(source)
     if folder is not None:
+        if revision is not None:
+            raise HubError(
+                f"{source} is a folder, and a folder has no revisions. hf-hub:{source} is the Hub's."
+            )
         return load_files(folder / CONFIG_FILE, folder / WEIGHTS_FILE, source=str(source))
     repo_id, at, named = str(source).removeprefix("hf-hub:").partition("@")
     pinned = pin(repo_id, revision=revision or (named if at else None), cache_dir=cache_dir)
