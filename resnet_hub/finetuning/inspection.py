@@ -7,6 +7,7 @@ run, and every process knows the same ones to leave out.
 import hashlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,9 +48,9 @@ class Inspection:
     """Of the encoded bytes, (rows,)."""
     sizes: NDArray[np.int32]
     """Width and height, (rows, 2); 0 where unreadable."""
-    kinds: NDArray[np.str_]
+    kinds: NDArray[np.object_]
     """File format and PIL mode, (rows,); empty where unreadable."""
-    problems: NDArray[np.str_]
+    problems: NDArray[np.object_]
     """Why the image of each row cannot be used, (rows,); empty for those that can."""
 
     def take(self, positions: NDArray[np.int64]) -> "Inspection":
@@ -70,8 +71,9 @@ def inspect_images(images: ImageColumn, rows: NDArray[np.int64]) -> Inspection:
     return Inspection(
         digests=np.array([fact.digest for fact in facts], dtype=f"S{2 * _DIGEST_BYTES}"),
         sizes=np.array([(fact.width, fact.height) for fact in facts], dtype=np.int32).reshape(-1, 2),
-        kinds=np.array([fact.kind for fact in facts], dtype=np.str_),
-        problems=np.array([fact.problem for fact in facts], dtype=np.str_),
+        # Objects, not NumPy's strings: those would give every row the room of the longest.
+        kinds=np.array([sys.intern(fact.kind) for fact in facts], dtype=np.object_),
+        problems=np.array([fact.problem for fact in facts], dtype=np.object_),
     )
 
 
@@ -90,7 +92,7 @@ def look_at(images: ImageColumn, stored: Any) -> ImageFacts:
 
 def _look_at_all(images: ImageColumn, rows: NDArray[np.int64]) -> Iterator[ImageFacts]:
     # Threads are enough: decoding and hashing are done outside Python's lock.
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(max_workers=_num_cores()) as pool:
         for start in range(0, len(rows), _CHUNK):
             yield from pool.map(partial(look_at, images), images.stored(rows[start : start + _CHUNK]))
 
@@ -98,3 +100,9 @@ def _look_at_all(images: ImageColumn, rows: NDArray[np.int64]) -> Iterator[Image
 def _digest(data: bytes) -> bytes:
     # Hexadecimal, because NumPy's byte strings lose zeros at their end.
     return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest().encode() if data else b""
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # the cores this process may use; macOS does not say
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

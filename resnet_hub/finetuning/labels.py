@@ -141,9 +141,10 @@ def _choose_column(
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
+        folders = " In a folder of images, each class is a folder, or a metadata.csv has the labels."
         raise DataError(
             f"No column holds {what}s. The columns are {_table_of(features)}. Name the right one with "
-            f"{option}."
+            f"{option}.{folders if what == 'label' else ''}"
         )
     named = [name for name in fitting if name.lower() in usual]
     if len(named) == 1:
