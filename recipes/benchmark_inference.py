@@ -2,8 +2,9 @@
 
     python recipes/benchmark_inference.py --models resnet18 resnet50 --rounds 20
 
-Each round runs every form once, one after another (A B C A B C ...), so that what else the machine does meets
-them alike; a form's ratio is the median over rounds of its speed divided by that of timm in the same round.
+Each round runs every form once, in turns, each time with another first (A B C, B C A, ...), so that what else
+the machine does meets them alike. A form's ratio is the median over rounds of timm's seconds divided by its
+own.
 """
 
 import argparse
@@ -84,11 +85,13 @@ def run_in_turns(forms: dict[str, nn.Module], images: Tensor, rounds: int) -> di
     """Seconds of one forward pass of each form in each round, after two rounds of warming up."""
     wait: Callable[[], None] = torch.cuda.synchronize if images.is_cuda else lambda: None
     seconds: dict[str, list[float]] = {form: [] for form in forms}
+    order = list(forms)
     for number in range(rounds + 2):
-        for form, model in forms.items():
+        order = [*order[1:], order[0]]  # nobody is always first
+        for form in order:
             wait()
             start = time.perf_counter()
-            model(images)
+            forms[form](images)
             wait()
             if number >= 2:
                 seconds[form].append(time.perf_counter() - start)
