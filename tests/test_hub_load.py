@@ -21,13 +21,19 @@ REPO = "alice/digits"
 NAMES = [str(number) for number in range(10)]
 
 
-@pytest.fixture
-def published(hub: HubServer, tmp_path: Path) -> torch.nn.Module:
-    """A small model that is on the Hub as alice/digits."""
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Path]:
+    """A small model and its folder."""
     torch.manual_seed(0)
     model = timm.create_model("my_resnet20", num_classes=10).eval()
-    save_folder(model, tmp_path / "export", class_names=NAMES)
-    publish(hub, tmp_path / "export")
+    return model, save_folder(model, tmp_path_factory.mktemp("run") / "export", class_names=NAMES)
+
+
+@pytest.fixture
+def published(hub: HubServer, exported: tuple[torch.nn.Module, Path]) -> torch.nn.Module:
+    """The small model, which is on the Hub as alice/digits."""
+    model, folder = exported
+    publish(hub, folder)
     return model
 
 
@@ -276,9 +282,9 @@ def test_a_repository_without_weights_is_told_from_one_that_cannot_be_read(publi
         resnet_hub.load(REPO)
 
 
-def test_a_revision_of_a_folder_is_refused(published, hub, tmp_path):
+def test_a_revision_of_a_folder_is_refused(exported):
     with pytest.raises(HubError, match="a folder has no revisions"):
-        resnet_hub.load(tmp_path / "export", revision="v1")
+        resnet_hub.load(exported[1], revision="v1")
 
 
 def test_an_offline_download_is_checked_as_well(published, hub, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import struct
 import time
 from pathlib import Path
@@ -48,11 +49,16 @@ UNSAFE_NAMES = [
 ]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = timm.create_model("my_resnet20", num_classes=10)
-    return save_folder(model, tmp_path / "model", class_names=NAMES)
+    return save_folder(model, tmp_path_factory.mktemp("run") / "model", class_names=NAMES)
+
+
+@pytest.fixture
+def folder(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "model"))
 
 
 class _Marker:
@@ -205,7 +211,7 @@ def test_flipped_bits_in_the_header_give_an_error_or_a_model_and_never_a_crash(f
     generator = random.Random(0)
     start = time.monotonic()
     refused = 0
-    for _ in range(200):
+    for _ in range(100):
         changed = bytearray(content)
         changed[generator.randrange(8 + length)] ^= 1 << generator.randrange(8)
         path.write_bytes(changed)
@@ -213,7 +219,7 @@ def test_flipped_bits_in_the_header_give_an_error_or_a_model_and_never_a_crash(f
             load(folder)
         except HubError:
             refused += 1
-    assert refused > 120
+    assert refused > 60
     assert time.monotonic() - start < 60
 
 

@@ -1,5 +1,6 @@
 """`resnet-hub push`, `download` and `card`, and recipes/publish.py, as a person types them."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +19,17 @@ REPO = "alice/digits"
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = timm.create_model("my_resnet20", num_classes=2)
-    return save_folder(model, tmp_path / "run" / "export", class_names=["no", "yes"]).parent
+    run = tmp_path_factory.mktemp("runs") / "run"
+    return save_folder(model, run / "export", class_names=["no", "yes"]).parent
+
+
+@pytest.fixture
+def folder(run_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run_folder, tmp_path / "run"))
 
 
 @pytest.fixture
