@@ -6,7 +6,7 @@ from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.preemption import PreemptionWatch
 from resnet_hub.finetuning.preparation import prepare
 from resnet_hub.finetuning.report import measure, publish_if_asked, write_results
-from resnet_hub.finetuning.training import start_or_resume, train_epochs
+from resnet_hub.finetuning.training import draw_first_batches, start_or_resume, train_epochs
 from resnet_hub.results import RunReport
 
 
@@ -33,6 +33,7 @@ def finetune(config: FinetuneConfig) -> RunReport:
                 machine=run.machine.record(),
                 bad_images=[asdict(image) for image in run.data.bad_images],
             )
+            draw_first_batches(run)
         accelerator.wait_for_everyone()
 
         training = start_or_resume(run)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
@@ -21,9 +21,10 @@ from resnet_hub.finetuning.checkpoint import (
     write_checkpoint,
 )
 from resnet_hub.finetuning.config import plain_values
+from resnet_hub.finetuning.contact_sheet import draw_batch
 from resnet_hub.finetuning.data import Split
 from resnet_hub.finetuning.fit_fc import Examples, fit_linear_classifier, set_classifier
-from resnet_hub.finetuning.loader import TrainBatches, evaluation_batches
+from resnet_hub.finetuning.loader import Batch, TrainBatches, evaluation_batches
 from resnet_hub.finetuning.loop import Progress, Trainer, compute_split, make_loss_function, train_steps
 from resnet_hub.finetuning.metrics import score_predictions
 from resnet_hub.finetuning.optim import Schedule, make_optimizer
@@ -78,7 +79,7 @@ def start_or_resume(run: Run) -> Training:
         network=run.machine.accelerator.unwrap_model(trainer.model),
         progress=progress,
         best=dict(checkpoint.tensors.get("best", {})) if checkpoint else {},
-        batches=_make_train_batches(run),
+        batches=_make_train_batches(run, num_workers=run.num_workers),
         tracking=Tracking(
             run.machine.accelerator, run.config.report_to, str(run.folder.path), plain_values(run.config)
         ),
@@ -87,6 +88,16 @@ def start_or_resume(run: Run) -> Training:
     if _fc_is_to_be_fitted(run, progress):
         _fit_fc(run, training)
     return training
+
+
+def draw_first_batches(run: Run) -> None:
+    """Save pictures of what the network gets: the first images of training and of validation."""
+    if run.total_steps:
+        micro_batches = next(_make_train_batches(run, num_workers=0).epoch(0))
+        draw_batch(micro_batches[0].images).save(run.folder.plots / "train_batch.png")
+    if run.data.validation is not None:
+        batch = next(_evaluation_batches(run, run.data.validation, num_workers=0))
+        draw_batch(batch.images).save(run.folder.plots / "validation_batch.png")
 
 
 def train_epochs(run: Run, training: Training) -> None:
@@ -139,27 +150,33 @@ def _compute(
     run: Run, training: Training, split: Split, compute: Callable[[Tensor], Tensor], *, num_outputs: int
 ) -> Tensor:
     """What `compute` makes of each image of a split as evaluation sees it, (images, outputs), on the CPU."""
-    batch_size = run.config.per_device_eval_batch_size
-    assert batch_size is not None
-    batches = evaluation_batches(
-        split,
-        run.preprocessing,
-        batch_size=batch_size,
-        rank=run.machine.rank,
-        world_size=run.machine.world_size,
-        num_workers=run.num_workers,
-        pin_memory=run.machine.accelerator.device.type == "cuda",
-    )
     return compute_split(
         compute,
-        batches,
+        _evaluation_batches(run, split, num_workers=run.num_workers),
         num_outputs=num_outputs,
         num_images=len(split),
-        batch_size=batch_size,
+        batch_size=_evaluation_batch_size(run),
         preprocessing=run.preprocessing,
         machine=run.machine,
         between_batches=lambda: run.stop_if_asked(lambda: save(run, training, must=True)),
     )
+
+
+def _evaluation_batches(run: Run, split: Split, *, num_workers: int) -> Iterator[Batch]:
+    return evaluation_batches(
+        split,
+        run.preprocessing,
+        batch_size=_evaluation_batch_size(run),
+        rank=run.machine.rank,
+        world_size=run.machine.world_size,
+        num_workers=num_workers,
+        pin_memory=run.machine.accelerator.device.type == "cuda",
+    )
+
+
+def _evaluation_batch_size(run: Run) -> int:
+    assert run.config.per_device_eval_batch_size is not None
+    return run.config.per_device_eval_batch_size
 
 
 def _fit_fc(run: Run, training: Training) -> None:
@@ -286,7 +303,7 @@ def _make_trainer(run: Run, network: nn.Module) -> Trainer:
     )
 
 
-def _make_train_batches(run: Run) -> TrainBatches:
+def _make_train_batches(run: Run, *, num_workers: int) -> TrainBatches:
     assert run.data.train is not None
     return TrainBatches(
         run.data.train,
@@ -295,6 +312,6 @@ def _make_train_batches(run: Run) -> TrainBatches:
         rank=run.machine.rank,
         world_size=run.machine.world_size,
         num_micro=run.config.gradient_accumulation_steps,
-        num_workers=run.num_workers,
+        num_workers=num_workers,
         pin_memory=run.machine.accelerator.device.type == "cuda",
     )

@@ -1,4 +1,4 @@
-"""fc fitted on frozen features: the solution that scikit-learn finds, and a better start than a random one."""
+"""fc fitted on frozen features: the solution of scikit-learn, and a better start than a random one."""
 
 import numpy as np
 import pytest

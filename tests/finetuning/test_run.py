@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import pty
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ from resnet_hub.finetuning.config import FinetuneConfig, load_config
 from resnet_hub.results import RunReport
 from tests.test_hub_load import publish
 
-from .conftest import ROOT, TINY, finetune_command, run_command
+from .conftest import ROOT, TINY, environment, finetune_command, run_command
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
@@ -44,13 +46,15 @@ def test_a_run_writes_exactly_these_files(finished):
         "example.png",
         "plots/learning_curves.png",
         "plots/confusion_test.png",
+        "plots/train_batch.png",
+        "plots/validation_batch.png",
         "export/model.safetensors",
         "export/config.json",
         "export/README.md",
     }
     assert expected <= names
     rest = {name for name in names - expected if not name.startswith(("checkpoints/step-", "export/"))}
-    assert rest <= {"plots/train_batch.png", "plots/validation_batch.png", "report.html"}
+    assert rest == set()
 
 
 def test_the_report_has_what_was_promised(finished):
@@ -141,6 +145,31 @@ def test_accelerate_launch_runs_the_recipe_and_stdout_ends_with_the_way_on(tmp_p
     assert done.returncode == 0, done.stderr
     assert f"report     {tmp_path / 'run' / 'report.json'}" in done.stdout
     assert RunReport.load(tmp_path / "run/report.json").train.steps == 2
+
+
+def test_a_terminal_gets_a_bar_and_a_file_plain_lines(tmp_path: Path):
+    ours, theirs = pty.openpty()
+    command = finetune_command(*TINY, "--max_train_steps", "2", "--output_dir", tmp_path / "run")
+    process = subprocess.Popen(command, env=environment(), stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while chunk := read_terminal(ours):
+        shown += chunk
+    assert process.wait() == 0
+    assert b"training" in shown
+    assert "━".encode() in shown
+    plain = run_command(finetune_command(*TINY, "--max_train_steps", "2", "--output_dir", tmp_path / "plain"))
+    assert "validation accuracy" in plain.stderr
+    assert "━" not in plain.stderr
+    assert "\x1b" not in plain.stderr
+
+
+def read_terminal(descriptor: int) -> bytes:
+    """What was written to a terminal; nothing when its last writer is gone, which Linux calls an error."""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""
 
 
 def test_a_folder_of_images_is_enough(photo_folder: Path, tmp_path: Path):
