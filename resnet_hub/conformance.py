@@ -77,6 +77,8 @@ def _model(name: str, *, in_chans: int = 3) -> MyResNet:
     assert isinstance(model, MyResNet)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):  # as if trained: the zeros and ones of a new one hide mistakes
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.uniform_(module.weight, 0.5, 1.0)
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
