@@ -12,16 +12,33 @@ from importlib.metadata import version
 import timm
 from timm import create_model
 
-from resnet_hub import my_resnet as _family
-from resnet_hub.architecture import MyResNet
-from resnet_hub.hub import load, save_folder
+from resnet_hub.architecture import MyResNet, Variant
+from resnet_hub.hub import download, ensure_pretrained_weights, load, push_folder, save_folder
+from resnet_hub.my_resnet import register_variant
+from resnet_hub.optimize import optimize_for_inference
 from resnet_hub.predict import classify, classify_all
+from resnet_hub.timm_build import use_weights_finder
 
-__all__ = ["MyResNet", "classify", "classify_all", "create_model", "list_models", "load", "save_folder"]
+__all__ = [
+    "MyResNet",
+    "Variant",
+    "classify",
+    "classify_all",
+    "create_model",
+    "download",
+    "list_models",
+    "load",
+    "optimize_for_inference",
+    "push_folder",
+    "register_variant",
+    "save_folder",
+]
 
 __version__ = version("resnet_hub")
 
+use_weights_finder(ensure_pretrained_weights)
+
 
 def list_models(*, pretrained: bool = False) -> list[str]:
-    """Names of the family's models; with `pretrained` those of its weights, `my_resnet50.a1_in1k`."""
-    return timm.list_models(module=_family.__name__.rpartition(".")[2], pretrained=pretrained)
+    """Names of the family's models, your own included; with `pretrained` those of its weights, with tags."""
+    return timm.list_models(module="my_resnet", pretrained=pretrained)

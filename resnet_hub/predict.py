@@ -46,7 +46,10 @@ def classify_all(
 
 @torch.inference_mode()
 def predict_probabilities(model: nn.Module, images: Iterable[ImageSource]) -> Tensor:
-    """Probabilities (images, classes), float32 on the CPU, of one batch of images."""
+    """Probabilities (images, classes), float32 on the CPU, of one batch of images.
+
+    They add up to one, but for a multi-label model, where each is of a label by itself.
+    """
     preprocessing = Preprocessing.of_model(model)
     pixels = [preprocessing(open_image(image, mode=preprocessing.mode)) for image in images]
     parameter = next(model.parameters())
@@ -54,7 +57,7 @@ def predict_probabilities(model: nn.Module, images: Iterable[ImageSource]) -> Te
     was_training = model.training
     logits = model.eval()(batch).float().cpu()
     model.train(was_training)
-    return torch.softmax(logits, dim=1)
+    return torch.sigmoid(logits) if getattr(model, "multi_label", False) else torch.softmax(logits, dim=1)
 
 
 def class_names_of(model: nn.Module) -> list[str]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,8 @@ from resnet_hub.strict_loading import check_state_dict
 from resnet_hub.variant import STEM_STRIDES, Variant
 
 PretrainedCfgs: TypeAlias = dict[str, dict[str, Any] | PretrainedCfg]
+
+_find_weights: Callable[[str], Path | None] | None = None
 
 
 def build(
@@ -42,6 +45,8 @@ def build(
         check_state_dict(model, state_dict, replaced=_adapted(model, cfg), source=source)
         return state_dict
 
+    if pretrained:
+        options = _with_weights_file(name, options)
     return build_model_with_cfg(
         partial(MyResNet, variant),
         name,
@@ -50,6 +55,26 @@ def build(
         pretrained_filter_fn=checked,
         **options,
     )
+
+
+def use_weights_finder(finder: Callable[[str], Path | None]) -> None:
+    """Let `finder` get the files of published weights from now on, instead of timm.
+
+    It is given a model's name, with or without a tag, and returns a file, or None to leave it to timm.
+    The Hub part of this package has one that is quick to say that the Hub cannot be reached; it is set from
+    outside because this module must not know the Hub.
+    """
+    global _find_weights  # noqa: PLW0603  one for the process, as timm's registry is
+    _find_weights = finder
+
+
+def _with_weights_file(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the file of the weights, if these are the registry's own and nobody changed them."""
+    tag, overlay = options.get("pretrained_cfg"), options.get("pretrained_cfg_overlay")
+    if _find_weights is None or overlay or not (tag is None or isinstance(tag, str)):
+        return options
+    file = _find_weights(f"{name}.{tag}" if tag else name)
+    return options if file is None else options | {"pretrained_cfg_overlay": {"file": str(file)}}
 
 
 def pretrained_cfg(variant: Variant, weights: Weights | None = None) -> dict[str, Any]:

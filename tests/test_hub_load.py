@@ -312,3 +312,25 @@ def test_the_token_goes_to_the_hub_alone_and_never_to_the_store_of_large_files(p
     resnet_hub.load(REPO)
     assert all(seen.authorization is None for seen in hub.seen if seen.origin == "store")
     assert any(seen.authorization for seen in hub.seen if seen.origin == "hub")
+
+
+def test_timms_own_create_model_is_quick_to_say_that_there_is_no_hub(no_hub):
+    started = time.monotonic()
+    with pytest.raises(HubError, match="HF_ENDPOINT") as refused:
+        timm.create_model("my_resnet18", pretrained=True)
+    assert time.monotonic() - started < 15
+    assert "--no-pretrained" in str(refused.value)
+
+
+def test_timms_own_create_model_gets_the_checked_file(hub, tmp_path: Path):
+    model = timm.create_model("my_resnet18", num_classes=1000)
+    save_folder(model, tmp_path / "weights", class_names=[f"class {number}" for number in range(1000)])
+    publish(hub, tmp_path / "weights", "timm/resnet18.a1_in1k")
+    assert_same(model, timm.create_model("my_resnet18", pretrained=True))
+    assert_same(model, timm.create_model("my_resnet18.a1_in1k", pretrained=True))
+    fault = hub.fail("GET .*model.safetensors|GET /lfs/", corrupt=True, times=9)
+    for path in weights_of(constants.HF_HUB_CACHE):
+        path.unlink()
+    with pytest.raises(HubError):
+        timm.create_model("my_resnet18", pretrained=True)
+    assert fault.met >= 1

@@ -33,9 +33,8 @@ def test_transformers_takes_a_variant_as_a_backbone():
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_segmentation_models_pytorch_takes_a_variant_as_an_encoder(output_stride):
-    smp = pytest.importorskip(
-        "segmentation_models_pytorch", reason="an optional tool, installed where CI tests it"
-    )
+    import segmentation_models_pytorch as smp
+
     model = smp.DeepLabV3Plus(
         "tu-my_resnet34", encoder_weights=None, classes=3, encoder_output_stride=output_stride
     ).eval()

@@ -1,5 +1,6 @@
 """Labels for images, from anything that holds an image, with the class names that travel with the model."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,15 @@ def test_an_imagenet_model_without_names_gets_imagenets(image):
 def test_a_model_without_class_names_says_how_to_get_them(image):
     with pytest.raises(ModelError, match="label_names"):
         resnet_hub.classify(timm.create_model("my_resnet20", num_classes=7), image)
+
+
+def test_labels_that_do_not_exclude_each_other_have_probabilities_of_their_own(image, tmp_path: Path):
+    made = timm.create_model("my_resnet20", num_classes=3)
+    with torch.no_grad():
+        made.get_classifier().bias.fill_(4.0)
+    resnet_hub.save_folder(made, tmp_path / "export", class_names=["a", "b", "c"])
+    config = json.loads((tmp_path / "export/config.json").read_text())
+    config["resnet_hub"]["multi_label"] = True
+    (tmp_path / "export/config.json").write_text(json.dumps(config))
+    found = resnet_hub.classify(resnet_hub.load(tmp_path / "export"), image)
+    assert sum(share for _, share in found) > 1.5

@@ -1,1 +1,19 @@
 """Fine-tuning: from a data set to a measured, exported model. The story is told in `run.py`."""
+
+from typing import TYPE_CHECKING, Any
+
+from resnet_hub.finetuning.config import FinetuneConfig
+
+if TYPE_CHECKING:
+    from resnet_hub.finetuning.run import dry_run, finetune
+
+__all__ = ["FinetuneConfig", "dry_run", "finetune"]
+
+
+def __getattr__(name: str) -> Any:
+    """The verbs, imported when they are asked for: the configuration alone needs none of what they need."""
+    if name in ("dry_run", "finetune"):
+        from resnet_hub.finetuning import run  # noqa: PLC0415
+
+        return getattr(run, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

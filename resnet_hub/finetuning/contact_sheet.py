@@ -7,6 +7,7 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 _COLUMNS = 8
+_SMALLEST_SHOWN = 64  # pixels; smaller images are enlarged by a whole factor
 
 
 def draw_batch(images: Tensor, *, at_most: int = 64) -> Image.Image:
@@ -17,4 +18,6 @@ def draw_batch(images: Tensor, *, at_most: int = 64) -> Image.Image:
         at_most: Number of images shown.
     """
     grid = make_grid(images[:at_most], nrow=min(_COLUMNS, len(images)), padding=2, pad_value=255)
-    return to_pil_image(grid.to(torch.uint8))
+    picture = to_pil_image(grid.to(torch.uint8))
+    scale = max(1, _SMALLEST_SHOWN // images.shape[-1])
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

@@ -6,7 +6,6 @@ run, and every process knows the same ones to leave out.
 
 import hashlib
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_hub.finetuning.cores import available_cores
 from resnet_hub.finetuning.image_column import ImageColumn
 from resnet_hub.images import BadImageError, read_header
 
@@ -92,7 +92,7 @@ def look_at(images: ImageColumn, stored: Any) -> ImageFacts:
 
 def _look_at_all(images: ImageColumn, rows: NDArray[np.int64]) -> Iterator[ImageFacts]:
     # Threads are enough: decoding and hashing are done outside Python's lock.
-    with ThreadPoolExecutor(max_workers=_num_cores()) as pool:
+    with ThreadPoolExecutor(max_workers=available_cores()) as pool:
         for start in range(0, len(rows), _CHUNK):
             yield from pool.map(partial(look_at, images), images.stored(rows[start : start + _CHUNK]))
 
@@ -100,9 +100,3 @@ def _look_at_all(images: ImageColumn, rows: NDArray[np.int64]) -> Iterator[Image
 def _digest(data: bytes) -> bytes:
     # Hexadecimal, because NumPy's byte strings lose zeros at their end.
     return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest().encode() if data else b""
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # the cores this process may use; macOS does not say
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config import FinetuneConfig, Precision
+from resnet_hub.finetuning.cores import available_cores
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def start_machine(config: FinetuneConfig) -> Machine:
         ],
     )
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    num_cores = max(1, len(os.sched_getaffinity(0)) // local_processes)
+    num_cores = max(1, available_cores() // local_processes)
     # `accelerate launch` without --cpu and torchrun both leave OMP_NUM_THREADS=1 on a machine without GPUs.
     torch.set_num_threads(num_cores if cpu_only else min(num_cores, 4))
     if not cpu_only:

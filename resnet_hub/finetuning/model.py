@@ -61,6 +61,7 @@ def build_model(config: FinetuneConfig, *, class_names: tuple[str, ...]) -> tupl
         cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
         origin = Origin(name=cfg["architecture"], base_model=name, base_license=cfg.get("license"))
     else:
+        # timm's own models too: quick to fail, and the file is compared with the sum that the Hub declares.
         file = ensure_pretrained_weights(name) if config.pretrained else None
         overlay = None if file is None else {"file": str(file)}
         model = timm.create_model(name, pretrained=config.pretrained, pretrained_cfg_overlay=overlay)

@@ -83,7 +83,6 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
     display = Display(is_main=machine.is_main)
     data = load_data(config)
     display.say(data.table())
-    assert data.train is not None
     model, origin = build_model(config, class_names=data.class_names)
     config = complete(
         config,
@@ -135,9 +134,7 @@ def _check_publishing(config: FinetuneConfig) -> None:
             raise ConfigError("--hub_model_id and --hub_private_repo do something only with --push_to_hub.")
         return
     if offline():
-        raise ConfigError(
-            "--push_to_hub needs the Hub; HF_HUB_OFFLINE is set. Unset it, or publish later."
-        )
+        raise ConfigError("--push_to_hub needs the Hub; HF_HUB_OFFLINE is set. Unset it, or publish later.")
     if get_token() is None:
         raise ConfigError("--push_to_hub needs a token: type `hf auth login` first, or set HF_TOKEN.")
     asking(HfApi().whoami, repo_id=config.hub_model_id or "the account of the token")

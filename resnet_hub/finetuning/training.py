@@ -304,7 +304,6 @@ def _make_trainer(run: Run, network: nn.Module) -> Trainer:
 
 
 def _make_train_batches(run: Run, *, num_workers: int) -> TrainBatches:
-    assert run.data.train is not None
     return TrainBatches(
         run.data.train,
         build_train_transform(run.config, run.preprocessing),

@@ -25,7 +25,8 @@ _FILLS = frozenset(
 def load(source: str | Path, *, revision: str | None = None, cache_dir: Path | None = None) -> nn.Module:
     """The model of a folder, of a run (its `export/`) or of a Hub repository, in eval mode on the CPU.
 
-    Its `pretrained_cfg` has `label_names` and the preprocessing that it was evaluated with. Only safetensors
+    Its `pretrained_cfg` has `label_names` and the preprocessing that it was evaluated with; its `multi_label`
+    says whether its outputs are labels of their own or classes that exclude each other. Only safetensors
     are read, config.json can only choose known architectures and options, and every weight has to be there.
     Files of the Hub are compared with the sums that it declares, also those that come from the cache.
 
@@ -77,6 +78,7 @@ def load_files(config_path: Path, weights_path: Path, *, source: str, data: byte
     if any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()]):
         model = _build(config, source=source, device="cpu")  # it has buffers that are computed and not stored
         model.load_state_dict(tensors)
+    model.multi_label = config.extra.get("multi_label") is True  # pyright: ignore[reportArgumentType]
     return model.eval()
 
 

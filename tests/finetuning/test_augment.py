@@ -189,5 +189,5 @@ def test_mixing_takes_several_labels_and_keeps_the_memory_format():
 def test_a_batch_becomes_a_picture(channels: int):
     images = torch.full((10, channels, 16, 16), 77, dtype=torch.uint8)
     sheet = draw_batch(images)
-    assert sheet.size == (8 * 18 + 2, 2 * 18 + 2)
-    assert sheet.getpixel((5, 5)) == (77, 77, 77)
+    assert sheet.size == (4 * (8 * 18 + 2), 4 * (2 * 18 + 2))  # small images are enlarged
+    assert sheet.getpixel((20, 20)) == (77, 77, 77)
