@@ -24,6 +24,10 @@ class HubError(UserError):
     """The Hub, a repository on it or a model folder that cannot be reached, read or written."""
 
 
+class RunError(RuntimeError):
+    """A run that had begun and cannot go on; what it has written stays. The command line ends with 1."""
+
+
 def nearest(name: str, known: Iterable[str], *, shown: int = 5) -> str:
     """Half a sentence that helps with a misspelt name: the nearest known ones, or the first few."""
     names = sorted(known)

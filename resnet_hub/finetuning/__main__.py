@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from resnet_hub.errors import UserError
+from resnet_hub.errors import RunError, UserError
 from resnet_hub.finetuning.command_line import Command, parse_command_line
 from resnet_hub.finetuning.config import dump_config
 from resnet_hub.finetuning.preemption import EXIT_CODE, Preempted
@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if is_main:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201  the command speaks to a person
         return BAD_INPUT
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
     except Preempted:
         if is_main:
             text = "stopped by a signal; the same command goes on from here"
@@ -47,14 +50,9 @@ def _carry_out(command: Command, *, is_main: bool) -> int:
     if command.dry_run:
         dry_run(command.options)
         return 0
-    from resnet_hub.finetuning.report import PublishingError  # noqa: PLC0415
     from resnet_hub.finetuning.summary import summarise  # noqa: PLC0415
 
-    try:
-        report = finetune(command.options)
-    except PublishingError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+    report = finetune(command.options)
     if is_main:
         print(summarise(report))  # noqa: T201
     return 0

@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from resnet_hub.errors import RunError
+
 logger = logging.getLogger(__name__)
 
 KEPT = 2
@@ -26,7 +28,7 @@ _MANIFEST = "manifest.json"
 _TEMPORARY = ".writing-"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(RunError):
     """No checkpoint of a run can be read."""
 
 
@@ -60,15 +62,20 @@ def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
         _write_text(temporary / _MANIFEST, json.dumps({"sha256": hashes}))
         _fsync(temporary / _MANIFEST)
         _fsync(temporary)
-        if final.exists():  # a damaged one of the same step, passed over when the run was resumed
-            shutil.rmtree(final)
+        if final.exists():  # of the same step, from before a stop in validation, or damaged
+            final.rename(folder / f"{_TEMPORARY}replaced-{final.name}")
         temporary.rename(final)
         _fsync(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in _newest_first(folder)[KEPT:]:
-        shutil.rmtree(old)
+    remove_leftovers(folder)
+    # Those of later steps were passed over as damaged when the run went on from an earlier one.
+    later, earlier = [], []
+    for path in _newest_first(folder):
+        (later if path.name > final.name else earlier).append(path)
+    for path in later + earlier[KEPT:]:
+        shutil.rmtree(path)
     return final
 
 

@@ -24,7 +24,7 @@ class FinetuneConfig:
 
     # The model
     model_name_or_path: str = "my_resnet50"
-    """Model of the family or of timm (with a tag: my_resnet50.a1_in1k), a model folder, or user/repo."""
+    """ResNet of the family or of timm (with a tag: my_resnet50.a1_in1k), a model folder, or user/repo."""
     pretrained: bool = True
     """Start from pretrained weights; --no-pretrained starts from random ones."""
 
@@ -93,8 +93,8 @@ class FinetuneConfig:
     """Weight decay of convolution and fc weights; norms and biases have none."""
     warmup_steps: int | None = None
     """Steps over which the rate rises linearly; a twentieth of the run if not given."""
-    label_smoothing: float = 0.1
-    """Share of the target spread over all classes (Szegedy et al. 2016)."""
+    label_smoothing: float | None = None
+    """Share of the target spread over all classes (Szegedy et al. 2016); 0.1 if not given."""
     max_grad_norm: float | None = None
     """Clip the norm of the gradient to this."""
     seed: int = 0
@@ -193,6 +193,10 @@ def check_values(config: FinetuneConfig) -> None:
         raise ConfigError(
             "Fitting fc first (--fit_fc_first, --recipe quick) needs features of pretrained weights, and "
             "--no-pretrained starts from random ones. Leave out one of the two."
+        )
+    if config.num_train_epochs == 0 and config.max_train_steps:
+        raise ConfigError(
+            "--num_train_epochs 0 (--recipe quick) has no steps, and --max_train_steps asks for some."
         )
     if config.num_train_epochs == 0 and (config.fit_fc_first is False or not config.pretrained):
         raise ConfigError("--num_train_epochs 0 without --fit_fc_first leaves nothing to be trained.")

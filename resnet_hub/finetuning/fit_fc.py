@@ -5,6 +5,7 @@ A network whose `fc` starts from random values spends its first steps unlearning
 once, and what is left is a convex problem.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,11 @@ class Examples:
 
 
 def fit_linear_classifier(
-    train: Examples, validation: Examples | None, *, num_classes: int
+    train: Examples,
+    validation: Examples | None,
+    *,
+    num_classes: int,
+    between_penalties: Callable[[], None] = lambda: None,
 ) -> LinearClassifier:
     """The classifier of lowest validation loss over the penalties; of a penalty of 1e-3 without validation.
 
@@ -56,6 +61,7 @@ def fit_linear_classifier(
     best: LinearClassifier | None = None
     lowest = float("inf")
     for penalty in penalties:
+        between_penalties()
         weight, bias = minimise(standard, weight, bias, penalty=penalty)
         found = LinearClassifier(weight=weight / scale, bias=bias - (weight / scale) @ mean, penalty=penalty)
         loss = 0.0 if validation is None else _validation_loss(found, validation)
@@ -86,7 +92,10 @@ def minimise(examples: Examples, weight: Tensor, bias: Tensor, *, penalty: float
         loss.backward()
         return loss
 
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")  # TF32's noise is far above the solver's tolerance
     solver.step(objective)  # pyright: ignore[reportArgumentType]  its stub wants a float
+    torch.set_float32_matmul_precision(precision)
     return weight.detach(), bias.detach()
 
 

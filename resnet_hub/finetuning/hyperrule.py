@@ -6,6 +6,7 @@ decides, the user overrides, and what was decided is printed and recorded.
 
 import math
 
+from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config import FinetuneConfig, with_options
 
 # Up to this many training images: (images per optimizer step).
@@ -15,20 +16,26 @@ _BATCH_SIZES = ((5_000, 64), (50_000, 128), (math.inf, 256))
 _SHOWN_PRETRAINED, _EPOCHS_PRETRAINED = 60_000, (5, 30)
 _SHOWN_FROM_SCRATCH, _EPOCHS_FROM_SCRATCH = 40_000, (30, 90)
 
+# Images whose features are kept in memory to fit fc: with 2048 of them an image these are 1.6 GB.
+_MOST_FEATURES = 200_000
+
 SMALL_IMAGE = 64  # pixels; up to here images are padded and cropped, above they are cropped and resized
 
 
 def complete(
-    config: FinetuneConfig, *, num_train: int, model_image_size: int, world_size: int
+    config: FinetuneConfig, *, num_train: int, multi_label: bool, model_image_size: int, world_size: int
 ) -> FinetuneConfig:
     """The configuration with every open training option decided.
 
     Args:
         config: What the user asked for.
         num_train: Images in the training split.
+        multi_label: Whether an image has any number of labels; smoothing is then not defined.
         model_image_size: Image size in pixels that the model's weights were made for.
         world_size: Training processes; the images per step do not depend on it.
     """
+    if multi_label and config.label_smoothing:
+        raise ConfigError("--label_smoothing is for classes that exclude each other; these labels do not.")
     image_size = config.image_size or model_image_size
     per_step = next(size for limit, size in _BATCH_SIZES if num_train <= limit)
     shares = world_size * config.gradient_accumulation_steps
@@ -48,7 +55,8 @@ def complete(
     # Adam's rate grows with the square root of the batch (Malladi et al. 2022, arXiv:2205.10287).
     rate_at_64 = 5e-4 if config.pretrained else 3e-3
     decided = {
-        "fit_fc_first": config.pretrained,
+        "fit_fc_first": config.pretrained and num_train <= _MOST_FEATURES,
+        "label_smoothing": 0.0 if multi_label else 0.1,
         "image_size": image_size,
         "augmentation": "crop" if image_size <= SMALL_IMAGE else "light",
         "per_device_train_batch_size": batch_size,

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnet_hub.errors import RunError
 from resnet_hub.finetuning.keys import random_key
 from resnet_hub.finetuning.loader import Batch
 from resnet_hub.finetuning.machine import Machine
@@ -21,8 +22,8 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 Mixer = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
-class TrainingDivergedError(RuntimeError):
-    """The loss is no longer a number."""
+class TrainingDivergedError(RunError):
+    """The loss or its gradient is no longer a number."""
 
 
 @dataclass(kw_only=True)
@@ -32,6 +33,8 @@ class Progress:
     step: int = 0
     """Optimizer steps done."""
     fc_is_fitted: bool = False
+    is_over: bool = False
+    """All steps are done, or the time is used up; a resumed run goes straight to its report."""
     evaluated_epochs: int = 0
     seconds: float = 0.0
     """Wall time of training and validation, over all starts of the run."""
@@ -113,14 +116,16 @@ def train_step(
             machine.accelerator.backward(loss.sum() * machine.world_size)
         total += loss.detach()
     mean_loss = float(machine.total(total))
-    if not math.isfinite(mean_loss):
+    norm = machine.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.max_grad_norm or math.inf)
+    # With fp16 the gradient overflows now and then, and accelerate's scaler leaves such a step out.
+    is_finite = machine.accelerator.scaler is not None or bool(torch.as_tensor(norm).isfinite())
+    if not (math.isfinite(mean_loss) and is_finite):
         raise TrainingDivergedError(
-            f"The loss is {mean_loss} after {key[2]} steps; the weights were not updated with it. "
+            f"The loss is {mean_loss} and the norm of its gradient {norm} after {key[2]} steps; the weights "
+            f"were not updated with it. "
             f"Start again with a lower --learning_rate than "
             f"{trainer.optimizer.param_groups[0]['lr']:.2g}, or with --max_grad_norm 1."
         )
-    if trainer.max_grad_norm is not None:
-        machine.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.max_grad_norm)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
     return mean_loss, int(num_images.item())

@@ -97,13 +97,16 @@ def start_machine(config: FinetuneConfig) -> Machine:
     """
     cpu_only = _is_cpu_only()
     precision = _choose_precision(config.mixed_precision, cpu_only=cpu_only)
-    accelerator = Accelerator(
-        mixed_precision=precision,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timedelta(minutes=10)),
-        ],
-    )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=timedelta(minutes=10)),
+            ],
+        )
+    except ValueError as error:  # a device without bf16, or another precision earlier in this Python process
+        raise ConfigError(f"--mixed_precision {precision} cannot be had here: {error}") from error
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     num_cores = max(1, available_cores() // local_processes)
     # `accelerate launch` without --cpu and torchrun both leave OMP_NUM_THREADS=1 on a machine without GPUs.
@@ -150,7 +153,11 @@ def _choose_precision(wanted: Precision, *, cpu_only: bool) -> str:
         return asked
     if cpu_only:
         return "bf16" if has_bf16_units() else "no"
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return (
+        "bf16"
+        if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        else "no"
+    )
 
 
 def _choose_sync_batchnorm(config: FinetuneConfig, world_size: int) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import is_model, list_models, list_pretrained
+from timm.models import get_pretrained_cfg, is_model, is_model_in_modules, list_models, list_pretrained
 from torch import nn
 
 from resnet_hub.errors import ConfigError, nearest
@@ -33,6 +33,10 @@ def check_model_name(config: FinetuneConfig) -> None:
             raise ConfigError(f"--no-pretrained needs the name of a model, and {name} is a trained model.")
         return
     architecture, _, tag = name.partition(".")
+    if is_model(architecture) and not is_model_in_modules(architecture, ["my_resnet", "resnet"]):
+        raise ConfigError(
+            f"{architecture} is no ResNet. This fine-tunes the family (`resnet-hub list`) and timm's ResNets."
+        )
     if not is_model(architecture):
         raise ConfigError(
             f"There is no model {architecture!r}; {nearest(architecture, list_models())} "
@@ -41,6 +45,12 @@ def check_model_name(config: FinetuneConfig) -> None:
     with_weights = list_pretrained(f"{architecture}.*")
     if tag and name not in with_weights:
         raise ConfigError(f"There are no weights {name!r}; {nearest(name, with_weights)}")
+    cfg = get_pretrained_cfg(name) if config.pretrained and with_weights else None
+    if cfg is not None and not (cfg.hf_hub_id or cfg.file):
+        raise ConfigError(
+            f"The weights of {name} are published as a pickle only, which is not read. Choose others: "
+            f"{', '.join(with_weights)}."
+        )
     if config.pretrained and not with_weights:
         raise ConfigError(
             f"There are no pretrained weights for {architecture}. Train from scratch with --no-pretrained, "
@@ -59,7 +69,9 @@ def build_model(config: FinetuneConfig, *, class_names: tuple[str, ...]) -> tupl
     if _is_source(name):
         model = load(name)
         cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
-        origin = Origin(name=cfg["architecture"], base_model=name, base_license=cfg.get("license"))
+        # A folder by its full path: a relative one may look like somebody's repository.
+        source = str(Path(name).resolve()) if Path(name).is_dir() else name
+        origin = Origin(name=cfg["architecture"], base_model=source, base_license=cfg.get("license"))
     else:
         # timm's own models too: quick to fail, and the file is compared with the sum that the Hub declares.
         file = ensure_pretrained_weights(name) if config.pretrained else None
@@ -87,7 +99,7 @@ def describe_preprocessing(model: nn.Module, *, image_size: int, class_names: tu
 
 def _is_source(name: str) -> bool:
     """Whether the name is a folder or a repository, and not a model of the registry."""
-    return "/" in name or Path(name).is_dir()
+    return "/" in name or (Path(name).is_dir() and not is_model(name.partition(".")[0]))
 
 
 def _origin_of(model: nn.Module, *, pretrained: bool) -> Origin:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
 from resnet_hub.errors import ConfigError, UserError
@@ -64,6 +66,7 @@ class Run:
         if self.machine.agree_any(self.watch.requested):
             if save is not None:
                 save()
+                self.machine.accelerator.wait_for_everyone()  # a launcher kills the rest once one has left
             raise Preempted
 
 
@@ -83,10 +86,13 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
     display = Display(is_main=machine.is_main)
     data = load_data(config)
     display.say(data.table())
+    if machine.agree_any(watch.requested):
+        raise Preempted
     model, origin = build_model(config, class_names=data.class_names)
     config = complete(
         config,
         num_train=len(data.train),
+        multi_label=data.multi_label,
         model_image_size=Preprocessing.of_model(model).image_size[0],
         world_size=machine.world_size,
     )
@@ -107,6 +113,7 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
         watch=watch,
     )
     _check_fits(run)
+    folder.check_same_run(config, facts=run.facts())
     display.say(_summary(run))
     return run
 
@@ -137,7 +144,15 @@ def _check_publishing(config: FinetuneConfig) -> None:
         raise ConfigError("--push_to_hub needs the Hub; HF_HUB_OFFLINE is set. Unset it, or publish later.")
     if get_token() is None:
         raise ConfigError("--push_to_hub needs a token: type `hf auth login` first, or set HF_TOKEN.")
-    asking(HfApi().whoami, repo_id=config.hub_model_id or "the account of the token")
+    assert config.output_dir is not None
+    repo_id = config.hub_model_id or config.output_dir.name
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ConfigError(
+            f"{repo_id!r} cannot be a repository's name ({error}); use --hub_model_id."
+        ) from error
+    asking(HfApi().whoami, repo_id=repo_id)
 
 
 @torch.inference_mode()
@@ -152,6 +167,12 @@ def _check_fits(run: Run) -> None:
             f"{run.config.model_name_or_path} cannot take images of {height}x{width} pixels ({error}). "
             f"Choose another --image_size."
         ) from error
+    layer: Any = run.model.get_classifier()  # pyright: ignore[reportCallIssue]
+    if not isinstance(layer, nn.Linear):
+        raise UserError(
+            f"The classifier of {run.config.model_name_or_path} is a {type(layer).__name__}, and only a "
+            f"Linear layer is replaced and fitted here."
+        )
     if logits.shape != (1, len(run.data.class_names)):
         raise UserError(
             f"{run.config.model_name_or_path} gives {tuple(logits.shape)} outputs, not one "

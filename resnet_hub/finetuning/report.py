@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from resnet_hub.errors import HubError
+from resnet_hub.errors import HubError, RunError
 from resnet_hub.finetuning.config import plain_values
 from resnet_hub.finetuning.data import Split
 from resnet_hub.finetuning.figures import draw_confusion_matrix, draw_learning_curves
@@ -23,7 +23,7 @@ _SPLITS = ("train", "validation", "test")
 _EVALUATED = ("validation", "test")
 
 
-class PublishingError(RuntimeError):
+class PublishingError(RunError):
     """A finished run that could not be published; the message ends with the command that tries again."""
 
 
@@ -119,7 +119,10 @@ def _make_report(run: Run, training: Training, scores: dict[str, Score | None]) 
 
 
 def _write_predictions(run: Run, logits: dict[str, Tensor]) -> None:
-    """One row per evaluated image: split, row, label, prediction, its probability, and all probabilities."""
+    """One row per evaluated image, in the order of its split.
+
+    `row` is the image's row in the data set as it came, counted through all its splits.
+    """
     names = run.data.class_names
     tables = []
     for split, values in logits.items():
@@ -128,7 +131,7 @@ def _write_predictions(run: Run, logits: dict[str, Tensor]) -> None:
         labels = _split(run, split).labels
         columns = {
             "split": [split] * len(values),
-            "row": list(range(len(values))),
+            "row": _split(run, split).rows,
             "label": [_label_text(label, names) for label in labels],
             "predicted": [names[number] for number in best.indices.tolist()],
             "probability": best.values.tolist(),

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from resnet_hub.errors import RunError, UserError
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.preemption import PreemptionWatch
 from resnet_hub.finetuning.preparation import prepare
@@ -18,12 +19,12 @@ def finetune(config: FinetuneConfig) -> RunReport:
 
     Raises:
         UserError: the request cannot be carried out; nothing was written.
-        PublishingError: everything is done and written, but could not be published.
+        RunError: the run had begun and cannot go on; what it has written stays. A finished run that could
+            not be published is a PublishingError.
         Preempted: SIGTERM or SIGINT came; a checkpoint was written and the same call goes on from it.
     """
     with PreemptionWatch() as watch:
         run = prepare(config, watch)
-        run.folder.check_same_run(run.config, facts=run.facts())
         accelerator = run.machine.accelerator
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -36,13 +37,17 @@ def finetune(config: FinetuneConfig) -> RunReport:
             draw_first_batches(run)
         accelerator.wait_for_everyone()
 
-        training = start_or_resume(run)
-        train_epochs(run, training)
-        report, logits = measure(run, training)
-        if accelerator.is_main_process:
-            write_results(run, training, report, logits)
-            publish_if_asked(run)
+        try:
+            training = start_or_resume(run)
+            train_epochs(run, training)
+            report, logits = measure(run, training)
+            if accelerator.is_main_process:
+                write_results(run, training, report, logits)
+        except UserError as error:  # the request was fine, what happened since was not
+            raise RunError(str(error)) from error
         accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            publish_if_asked(run)
         return report
 
 

@@ -26,7 +26,6 @@ _FREE_TO_CHANGE = frozenset(
         "gradient_accumulation_steps",
         "hub_model_id",
         "hub_private_repo",
-        "max_minutes",
         "output_dir",
         "per_device_eval_batch_size",
         "per_device_train_batch_size",
@@ -35,6 +34,12 @@ _FREE_TO_CHANGE = frozenset(
         "resume",
         "sync_batchnorm",
     }
+)
+
+
+# What a run that was killed before it wrote its configuration may have left.
+_STARTING_FILES = frozenset(
+    {"environment.json", "environment.tmp", "bad_images.jsonl", "config.tmp", "plots"}
 )
 
 
@@ -106,7 +111,8 @@ class RunFolder:
             )
         if not is_unfinished and config.resume == "must":
             raise ConfigError(f"--resume must: there is no unfinished run in --output_dir {self.path}.")
-        if not is_unfinished and self.path.exists() and any(self.path.iterdir()):
+        foreign = self.path.exists() and {path.name for path in self.path.iterdir()} - _STARTING_FILES
+        if not is_unfinished and foreign:
             raise ConfigError(
                 f"--output_dir {self.path} is not empty and holds no run of ours. Name a new folder; "
                 f"nothing in it was touched."

@@ -2,6 +2,7 @@
 
 import torch
 import torch.distributed as dist
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
@@ -39,7 +40,7 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
 def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     """The model with every BatchNorm2d made synchronous; names and values of the weights stay the same."""
     if device.type != "cpu":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return convert_sync_batchnorm(model)  # timm's knows timm's own BatchNorm layers
     assert dist.is_initialized()
     for name, child in model.named_children():
         if type(child) is nn.BatchNorm2d:

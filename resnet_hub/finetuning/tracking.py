@@ -50,7 +50,9 @@ class Tracking:
     def finish(self) -> None:
         """Let the trackers write what they still hold."""
         if self._is_on:
-            self._guarded(self._accelerator.end_training)
+            # Accelerator.end_training would also end the process group, which evaluation still needs.
+            for tracker in self._accelerator.trackers:
+                self._guarded(tracker.finish)
 
     def _guarded(self, call: Any, *arguments: Any, **options: Any) -> None:
         try:

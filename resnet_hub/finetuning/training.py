@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from resnet_hub.finetuning.augment import build_mixer, build_train_transform
@@ -68,6 +69,8 @@ def start_or_resume(run: Run) -> Training:
     trainer = _make_trainer(run, network)
     if checkpoint is not None:
         load_optimizer_tensors(trainer.optimizer, checkpoint.tensors["optimizer"])
+        if run.machine.accelerator.scaler is not None:
+            run.machine.accelerator.scaler.load_state_dict(checkpoint.values["scaler"])
         if run.machine.is_main:
             run.folder.rewind_log(checkpoint.values["log_size"])
             remove_leftovers(run.folder.checkpoints)
@@ -107,11 +110,13 @@ def train_epochs(run: Run, training: Training) -> None:
     """
     assert run.config.num_train_epochs is not None
     with run.display.training(total_steps=run.total_steps, first_step=training.progress.step):
-        for epoch in range(training.progress.evaluated_epochs, run.config.num_train_epochs):
+        epochs = range(training.progress.evaluated_epochs, run.config.num_train_epochs)
+        for epoch in () if training.progress.is_over else epochs:
             _train_epoch(run, training, epoch)
             _validate(run, training, epoch)
+            training.progress.is_over = _is_time_up(training)
             save(run, training)
-            if training.trainer.share_of_time(training.progress) >= 1:
+            if training.progress.is_over:
                 break
     training.tracking.finish()
 
@@ -119,6 +124,9 @@ def train_epochs(run: Run, training: Training) -> None:
 def evaluate(run: Run, training: Training, split: Split) -> Tensor:
     """Logits (images, classes) of a split in its order; raises Preempted, after saving, when asked."""
     training.network.eval()
+    if run.machine.world_size > 1 and not run.machine.sync_batchnorm:
+        for buffer in training.network.buffers():  # each process has running statistics of its own
+            broadcast(buffer)
     return _compute(run, training, split, training.network, num_outputs=len(run.data.class_names))
 
 
@@ -135,12 +143,17 @@ def save(run: Run, training: Training, *, must: bool = False) -> None:
     }
     if training.best:
         groups["best"] = training.best
-    values = {"progress": asdict(training.progress), "log_size": run.folder.log_size()}
+    scaler = run.machine.accelerator.scaler
+    values = {
+        "progress": asdict(training.progress),
+        "log_size": run.folder.log_size(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+    }
     try:
         write_checkpoint(
             run.folder.checkpoints, training.progress.step, Checkpoint(tensors=groups, values=values)
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
         if must:
             raise
         logger.warning("No checkpoint could be written at step %d: %s", training.progress.step, error)
@@ -201,6 +214,7 @@ def _fit_fc(run: Run, training: Training) -> None:
             examples(run.data.train),
             None if validation is None else examples(validation),
             num_classes=len(run.data.class_names),
+            between_penalties=run.stop_if_asked,
         )
     set_classifier(network, fitted)
     for tensor in network.get_classifier().parameters():
@@ -233,8 +247,12 @@ def _train_epoch(run: Run, training: Training, epoch: int) -> None:
         run.stop_if_asked(lambda: save(run, training, must=True))
         if run.machine.is_main and time.monotonic() - training.last_saved > 60 * config.checkpoint_minutes:
             save(run, training)
-        if progress.step == run.total_steps or training.trainer.share_of_time(progress) >= 1:
+        if progress.step == run.total_steps or _is_time_up(training):
             break
+
+
+def _is_time_up(training: Training) -> bool:
+    return training.trainer.share_of_time(training.progress) >= 1
 
 
 def _validate(run: Run, training: Training, epoch: int) -> None:
@@ -283,6 +301,7 @@ def _make_trainer(run: Run, network: nn.Module) -> Trainer:
     assert config.learning_rate is not None
     assert config.weight_decay is not None
     assert config.warmup_steps is not None
+    assert config.label_smoothing is not None
     optimizer = make_optimizer(network, weight_decay=config.weight_decay)
     model, optimizer = run.machine.accelerator.prepare(network, optimizer)
     return Trainer(

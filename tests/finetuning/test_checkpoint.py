@@ -64,6 +64,23 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, name: str
     assert name in caplog.text or name == "manifest.json"
 
 
+def test_going_on_from_a_restored_checkpoint_keeps_the_new_ones(tmp_path: Path):
+    """Damaged checkpoints of later steps are not the newest ones any more."""
+    for step in (100, 110):
+        (write_checkpoint(tmp_path, step, make(step)) / "model.safetensors").write_bytes(b"")
+    write_checkpoint(tmp_path / "backup", 50, make(50)).rename(tmp_path / "step-00000050")
+    write_checkpoint(tmp_path, 60, make(60))
+    assert newest_step(tmp_path) == 60
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000050", "step-00000060"]
+
+
+def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path):
+    write_checkpoint(tmp_path, 5, make(5))
+    write_checkpoint(tmp_path, 5, make(6))
+    assert newest_step(tmp_path) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
+
+
 def test_if_all_are_damaged_the_run_is_not_silently_started_anew(tmp_path: Path):
     for step in (1, 2):
         (write_checkpoint(tmp_path, step, make(step)) / "model.safetensors").write_bytes(b"")

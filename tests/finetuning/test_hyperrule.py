@@ -2,13 +2,20 @@
 
 import pytest
 
+from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.hyperrule import complete
 
 
-def decide(num_train: int = 1257, world_size: int = 1, **options) -> FinetuneConfig:
+def decide(
+    num_train: int = 1257, world_size: int = 1, multi_label: bool = False, **options
+) -> FinetuneConfig:
     return complete(
-        FinetuneConfig(**options), num_train=num_train, model_image_size=224, world_size=world_size
+        FinetuneConfig(**options),
+        num_train=num_train,
+        multi_label=multi_label,
+        model_image_size=224,
+        world_size=world_size,
     )
 
 
@@ -69,3 +76,15 @@ def test_a_step_is_never_larger_than_the_data_set():
 def test_small_images_are_padded_and_cropped_and_large_ones_cropped_and_resized():
     assert decide(image_size=32).augmentation == "crop"
     assert decide(image_size=224).augmentation == "light"
+
+
+def test_labels_that_do_not_exclude_each_other_are_not_smoothed():
+    assert decide().label_smoothing == 0.1
+    assert decide(multi_label=True).label_smoothing == 0.0
+    with pytest.raises(ConfigError, match="label_smoothing"):
+        decide(multi_label=True, label_smoothing=0.1)
+
+
+def test_features_of_a_huge_data_set_are_not_gathered():
+    assert decide(num_train=1_000_000).fit_fc_first is False
+    assert decide(num_train=100_000).fit_fc_first is True

@@ -20,7 +20,7 @@ from resnet_hub.finetuning.config import FinetuneConfig, load_config
 from resnet_hub.results import RunReport
 from tests.test_hub_load import publish
 
-from .conftest import ROOT, TINY, environment, finetune_command, run_command
+from .conftest import ROOT, TINY, environment, events_without_time, finetune_command, run_command
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
@@ -251,7 +251,8 @@ def test_weights_from_the_hub_are_the_start_and_the_card_says_so(hub, tmp_path: 
 def test_a_finished_run_is_a_start_for_other_classes(finished, photo_folder: Path, tmp_path: Path):
     folder, _ = finished
     arguments = ["--model", folder / "export", "--train_dir", photo_folder / "train", "--test_fraction", "0"]
-    arguments += ["--image_size", "16", "--max_train_steps", "3", "--output_dir", tmp_path / "run"]
+    arguments += ["--fit_fc_first", "False", "--image_size", "16", "--max_train_steps", "3"]
+    arguments += ["--output_dir", tmp_path / "run"]
     assert main([str(argument) for argument in arguments]) == 0
     before, after = (load_file(run / "export/model.safetensors") for run in (folder, tmp_path / "run"))
     assert before["fc.weight"].shape == (10, 64)
@@ -294,6 +295,42 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_are_harmed(tm
     assert "lower --learning_rate" in done.stderr
     assert not (folder / "report.json").exists()
     assert not list((folder / "checkpoints").glob("step-*"))
+
+
+def test_a_run_that_ends_by_the_clock_is_a_finished_run(tmp_path: Path):
+    folder = tmp_path / "run"
+    assert (
+        main([*TINY, "--num_train_epochs", "400", "--max_minutes", "0.05", "--output_dir", str(folder)]) == 0
+    )
+    report = RunReport.load(folder / "report.json")
+    assert 0 < report.train.steps < 400 * 10
+    assert report.train.seconds < 30
+    rates = [event["learning_rate"] for event in events_without_time(folder) if event["event"] == "train"]
+    assert len(rates) < 2 or rates[-1] < max(rates)
+
+
+def test_a_run_that_was_killed_after_its_time_was_up_goes_straight_to_its_report(tmp_path: Path):
+    folder = tmp_path / "run"
+    arguments = [*TINY, "--num_train_epochs", "400", "--max_minutes", "0.05", "--output_dir", str(folder)]
+    assert main(arguments) == 0
+    steps = RunReport.load(folder / "report.json").train.steps
+    (folder / "report.json").unlink()  # as a kill during the last evaluation leaves it
+    assert main(arguments) == 0
+    assert RunReport.load(folder / "report.json").train.steps == steps
+
+
+def test_a_tracker_gets_the_numbers_and_the_run_still_evaluates(tmp_path: Path):
+    folder = tmp_path / "run"
+    arguments = [*TINY, "--max_train_steps", "10", "--report_to", "tensorboard", "--output_dir", str(folder)]
+    assert main(arguments) == 0
+    assert list(folder.rglob("events.out.tfevents.*"))
+    assert RunReport.load(folder / "report.json").test is not None
+
+
+def test_a_network_that_is_no_resnet_is_refused_before_it_is_built(tmp_path: Path, capsys):
+    arguments = ["--dataset_name", "digits", "--model", "vit_tiny_patch16_224", "--no-pretrained"]
+    assert main([*arguments, "--output_dir", str(tmp_path / "run")]) == 2
+    assert "no ResNet" in capsys.readouterr().err
 
 
 def test_help_lists_every_flag_and_ends_with_0():
