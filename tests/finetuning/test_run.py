@@ -248,6 +248,33 @@ def test_weights_from_the_hub_are_the_start_and_the_card_says_so(hub, tmp_path: 
     assert "base_model: timm/resnet18.a1_in1k" in card
 
 
+def test_push_to_hub_publishes_the_finished_run(hub, tmp_path: Path, capsys):
+    folder = tmp_path / "run"
+    push = ["--push_to_hub", "--hub_model_id", "alice/digits", "--hub_private_repo"]
+    assert main([*TINY, "--max_train_steps", "1", *push, "--output_dir", str(folder)]) == 0
+    assert "published" in capsys.readouterr().err
+    ours, theirs = resnet_hub.load(folder), resnet_hub.load("alice/digits")
+    assert all(ours.state_dict()[name].equal(tensor) for name, tensor in theirs.state_dict().items())
+
+
+def test_a_run_that_cannot_be_published_is_finished_and_says_how_to_try_again(hub, tmp_path: Path, capsys):
+    folder = tmp_path / "run"
+    hub.fail("POST .*/commit/", status=403, times=99)
+    push = ["--push_to_hub", "--hub_model_id", "alice/digits"]
+    assert main([*TINY, "--max_train_steps", "1", *push, "--output_dir", str(folder)]) == 1
+    assert "resnet-hub push" in capsys.readouterr().err
+    assert RunReport.load(folder / "report.json").train.steps == 1
+    assert resnet_hub.load(folder).num_classes == 10
+
+
+@pytest.mark.parametrize("name", ["alice/a/b", "alice/two words"])
+def test_a_repository_that_cannot_be_is_refused_before_training(hub, name, tmp_path: Path, capsys):
+    push = ["--push_to_hub", "--hub_model_id", name]
+    assert main([*TINY, *push, "--output_dir", str(tmp_path / "run")]) == 2
+    assert "--hub_model_id" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_finished_run_is_a_start_for_other_classes(finished, photo_folder: Path, tmp_path: Path):
     folder, _ = finished
     arguments = ["--model", folder / "export", "--train_dir", photo_folder / "train", "--test_fraction", "0"]
