@@ -1,8 +1,9 @@
 # Two commands for a fresh machine with Python 3.11 or later: `make finetune` and `make test`.
-#   make finetune   fine-tune on the embedded data set; ends by saying where everything is
-#   make test       style, types and the tests that take seconds
-#   make test-slow  the tests that take minutes
-#   make format     rewrite the sources in the agreed style
+#   make finetune     fine-tune on the embedded data set; ends by saying where everything is
+#   make test         style, types and the tests that take seconds
+#   make test-slow    the tests that take minutes
+#   make test-family  timm's own tests and the twins' gradients over the whole family, half an hour
+#   make format       rewrite the sources in the agreed style
 # VENV=dir puts the virtual environment elsewhere, PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV ?= .venv
 OUTPUT_DIR ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 BIN := $(VENV)/bin
 
-.PHONY: finetune test test-slow format
+.PHONY: finetune test test-slow test-family format
 .DELETE_ON_ERROR:
 
 finetune: $(VENV)/.finetune-installed
@@ -21,10 +22,13 @@ test: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not family"
 
 test-slow: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -m slow
+
+test-family: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -m family
 
 format: $(VENV)/.test-installed
 	$(BIN)/ruff check --fix .

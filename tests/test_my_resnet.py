@@ -92,7 +92,7 @@ def test_logits_and_gradients_equal_the_twins_bit_for_bit(name):
     check_that_logits_and_gradients_equal_the_twins(name)
 
 
-@pytest.mark.slow
+@pytest.mark.family
 @pytest.mark.parametrize("name", BIG_TWINS)
 def test_logits_and_gradients_of_the_big_ones_equal_the_twins_bit_for_bit(name):
     check_that_logits_and_gradients_equal_the_twins(name)

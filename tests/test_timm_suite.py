@@ -109,7 +109,7 @@ def test_small_members_of_the_family_pass_every_test_of_timm(suite, tmp_path):
     check_that_all_ran(run_suite(suite, tmp_path, names), names)
 
 
-@pytest.mark.slow
+@pytest.mark.family
 @pytest.mark.timeout(3600)
 def test_all_other_members_of_the_family_pass_every_test_of_timm(suite, tmp_path):
     names = [name for name in VARIANTS if name not in QUICK]
