@@ -1,5 +1,6 @@
 """Where images come from: the Hub, a folder, a saved data set or the embedded digits, through `datasets`."""
 
+import glob
 import io
 import os
 import sys
@@ -94,7 +95,8 @@ def _open_class_folders(config: FinetuneConfig) -> Source:
     found = _load(
         str(config.train_dir),
         lambda: datasets.load_dataset(
-            "imagefolder", data_files={split: str(folder / "**") for split, folder in folders.items()}
+            "imagefolder",
+            data_files={split: f"{glob.escape(str(folder))}/**" for split, folder in folders.items()},
         ),
     )
     return Source(

@@ -1,6 +1,7 @@
 """Data sets from every source, split, counted and fingerprinted."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -344,3 +345,9 @@ def test_a_hub_out_of_reach_is_reported_within_fifteen_seconds(answers: str, tmp
     assert float(seconds) < 15, done.stderr
     for named in (endpoint, "someone/flowers", "HF_ENDPOINT", str(tmp_path), "HF_HUB_OFFLINE=1"):
         assert named in message
+
+
+def test_a_folder_with_brackets_in_its_name_is_read(photo_folder: Path, tmp_path: Path):
+    folder = tmp_path / "photos [2024] *"
+    shutil.copytree(photo_folder / "train", folder)
+    assert load_data(FinetuneConfig(train_dir=folder)).class_names == ("blue", "green", "red")
