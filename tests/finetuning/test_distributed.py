@@ -67,6 +67,7 @@ def test_two_processes_evaluate_every_image_once(runs):
     assert one.train.steps == two.train.steps == 12
 
 
+@pytest.mark.slow
 def test_bad_input_on_two_processes_is_said_once_and_writes_nothing(tmp_path: Path):
     done = run_command(torchrun(2, *TINY, "--nmu_train_epochs", "1", "--output_dir", tmp_path / "x"))
     assert done.returncode != 0

@@ -65,7 +65,7 @@ def assert_same_run(folder: Path, uninterrupted: Path) -> None:
     assert RunReport.load(folder / "report.json").test == RunReport.load(uninterrupted / "report.json").test
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_ends_with_75_and_the_same_command_goes_on(
     number, tmp_path: Path, uninterrupted: Path
 ):
@@ -87,6 +87,7 @@ def test_a_signal_saves_ends_with_75_and_the_same_command_goes_on(
     assert_same_run(folder, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_changed_configuration_does_not_go_on_with_a_run(tmp_path: Path, capsys):
     folder = tmp_path / "run"
     process = start(folder)

@@ -147,6 +147,7 @@ def test_accelerate_launch_runs_the_recipe_and_stdout_ends_with_the_way_on(tmp_p
     assert RunReport.load(tmp_path / "run/report.json").train.steps == 2
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar_and_a_file_plain_lines(tmp_path: Path):
     ours, theirs = pty.openpty()
     command = finetune_command(*TINY, "--max_train_steps", "2", "--output_dir", tmp_path / "run")
@@ -336,6 +337,7 @@ def test_a_run_that_ends_by_the_clock_is_a_finished_run(tmp_path: Path):
     assert len(rates) < 2 or rates[-1] < max(rates)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_after_its_time_was_up_goes_straight_to_its_report(tmp_path: Path):
     folder = tmp_path / "run"
     arguments = [*TINY, "--num_train_epochs", "400", "--max_minutes", "0.05", "--output_dir", str(folder)]
