@@ -2,11 +2,10 @@
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import PretrainedCfg, build_model_with_cfg, is_model
@@ -20,7 +19,16 @@ from resnet_hub.variant import STEM_STRIDES, Variant
 
 PretrainedCfgs: TypeAlias = dict[str, dict[str, Any] | PretrainedCfg]
 
-_find_weights: Callable[[str], Path | None] | None = None
+
+class WeightsFinder(Protocol):
+    """What gets the file of a model's published weights."""
+
+    def __call__(self, name: str, *, cache_dir: Path | None = None) -> Path | None:
+        """The file, or None to leave it to timm."""
+        ...
+
+
+_find_weights: WeightsFinder | None = None
 
 
 def build(
@@ -40,13 +48,14 @@ def build(
         """`state_dict` as it is, once it is known to fit; timm calls this between reading and loading."""
         assert isinstance(model, MyResNet)
         cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]  set by timm
-        source = _source(cfg)
+        source = str(cfg["hf_hub_id"]) if file is not None else _source(cfg)
         refuse_other_network(source, twin if model.variant == variant else None)
         check_state_dict(model, state_dict, replaced=_adapted(model, cfg), source=source)
         return state_dict
 
-    if pretrained:
-        options = _with_weights_file(name, options)
+    file = _published_file(name, options) if pretrained else None
+    if file is not None:
+        options = options | {"pretrained_cfg_overlay": {"file": str(file)}}
     return build_model_with_cfg(
         partial(MyResNet, variant),
         name,
@@ -57,10 +66,11 @@ def build(
     )
 
 
-def use_weights_finder(finder: Callable[[str], Path | None]) -> None:
+def use_weights_finder(finder: WeightsFinder) -> None:
     """Let `finder` get the files of published weights from now on, instead of timm.
 
     It is given a model's name, with or without a tag, and returns a file, or None to leave it to timm.
+    Its `cache_dir` is where to keep files, None for the usual place.
     The Hub part of this package has one that is quick to say that the Hub cannot be reached; it is set from
     outside because this module must not know the Hub.
     """
@@ -68,13 +78,13 @@ def use_weights_finder(finder: Callable[[str], Path | None]) -> None:
     _find_weights = finder
 
 
-def _with_weights_file(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options with the file of the weights, if these are the registry's own and nobody changed them."""
+def _published_file(name: str, options: dict[str, Any]) -> Path | None:
+    """The file of the weights, if these are the registry's own and nobody changed them."""
     tag, overlay = options.get("pretrained_cfg"), options.get("pretrained_cfg_overlay")
     if _find_weights is None or overlay or not (tag is None or isinstance(tag, str)):
-        return options
-    file = _find_weights(f"{name}.{tag}" if tag else name)
-    return options if file is None else options | {"pretrained_cfg_overlay": {"file": str(file)}}
+        return None
+    cache_dir = options.get("cache_dir")
+    return _find_weights(f"{name}.{tag}" if tag else name, cache_dir=cache_dir and Path(cache_dir))
 
 
 def pretrained_cfg(variant: Variant, weights: Weights | None = None) -> dict[str, Any]:

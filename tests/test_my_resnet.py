@@ -14,7 +14,7 @@ from torch import nn
 
 from resnet_hub import my_resnet
 from resnet_hub.architecture import MyResNet
-from resnet_hub.errors import ModelError
+from resnet_hub.errors import HubError, ModelError
 from resnet_hub.my_resnet import OWN, TIMM_LIKE, VARIANTS, timm_twin
 
 # One of each feature that changes the computation; the others differ only in depth and are in the slow run.
@@ -270,7 +270,7 @@ def test_plain_weights_are_refused_in_a_network_made_anti_aliased_by_an_option(h
 
 def test_a_repository_without_safetensors_is_not_read_as_a_pickle(hub_cache):
     hub_cache.put("timm/resnet18.a1_in1k", timm.create_model("resnet18"), file_name="pytorch_model.bin")
-    with pytest.raises(OSError, match="cannot find the requested files"):
+    with pytest.raises(HubError, match="the cache does not have it"):
         timm.create_model("my_resnet18", pretrained=True, cache_dir=hub_cache.folder)
 
 

@@ -19,14 +19,15 @@ class Schedule:
     def rate(self, step: int, *, share_of_time: float = 0.0) -> float:
         """Learning rate of a step, counted from 0.
 
-        `share_of_time` is the part of a time limit that is used up: when time runs faster than steps do, the
-        cosine follows the time, so that a run that ends by the clock ends with a finished schedule.
+        `share_of_time` is the part of a time limit that is used up: when time runs faster than steps do,
+        warm-up and cosine follow the time, so that a run that ends by the clock has a finished schedule.
         """
-        if step < self.warmup_steps:
-            return self.peak_rate * (step + 1) / self.warmup_steps
-        cooling_steps = max(1, self.total_steps - self.warmup_steps)
-        done = max((step - self.warmup_steps) / cooling_steps, share_of_time)
-        return self.peak_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        done = max(step / self.total_steps, share_of_time)
+        warmup = self.warmup_steps / self.total_steps
+        if done < warmup:
+            return self.peak_rate * (done * self.total_steps + 1) / self.warmup_steps
+        cooled = (done - warmup) / (1 - warmup) if warmup < 1 else 1.0
+        return self.peak_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, cooled)))
 
 
 def make_optimizer(model: nn.Module, *, weight_decay: float) -> torch.optim.Optimizer:

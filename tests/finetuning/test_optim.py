@@ -23,6 +23,9 @@ def test_the_rate_rises_linearly_then_falls_to_zero_without_a_jump():
 def test_a_run_that_ends_by_the_clock_ends_with_a_finished_schedule():
     assert SCHEDULE.rate(30, share_of_time=1.0) == pytest.approx(0.0, abs=1e-12)
     assert SCHEDULE.rate(60, share_of_time=0.1) == SCHEDULE.rate(60)
+    by_the_clock = [SCHEDULE.rate(2, share_of_time=share / 100) for share in range(101)]
+    assert max(by_the_clock) > 0.09
+    assert by_the_clock[-1] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_a_schedule_without_warmup_starts_at_the_peak():

@@ -20,7 +20,7 @@ from resnet_hub.finetuning.config import FinetuneConfig, load_config
 from resnet_hub.results import RunReport
 from tests.test_hub_load import publish
 
-from .conftest import ROOT, TINY, environment, events_without_time, finetune_command, run_command
+from .conftest import ROOT, TINY, environment, finetune_command, run_command
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
@@ -333,8 +333,6 @@ def test_a_run_that_ends_by_the_clock_is_a_finished_run(tmp_path: Path):
     report = RunReport.load(folder / "report.json")
     assert 0 < report.train.steps < 400 * 10
     assert report.train.seconds < 30
-    rates = [event["learning_rate"] for event in events_without_time(folder) if event["event"] == "train"]
-    assert len(rates) < 2 or rates[-1] < max(rates)
 
 
 @pytest.mark.slow
