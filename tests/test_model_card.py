@@ -298,6 +298,7 @@ def test_a_folder_with_a_report_has_figures_report_and_evaluation(exported):
     assert "/home/alice" not in (exported / "report.json").read_text()
 
 
+@pytest.mark.slow
 def test_the_code_of_the_card_runs_where_the_folder_is(exported, run_python):
     Image.new("RGB", (80, 70), (200, 10, 30)).save(exported / "image.jpg")
     blocks = code_blocks((exported / "README.md").read_text())

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 pytest_plugins = ["tests.hub_server.fixtures"]
 
 _PUBLISH_AND_LOAD = """
@@ -50,6 +52,7 @@ except DataError as error:
 """
 
 
+@pytest.mark.slow
 def test_data_sets_of_the_hub_are_pinned_cached_and_refused_with_help(hub, run_python):
     done = run_python(_PUBLISH_AND_LOAD)
     assert done.returncode == 0, done.stderr

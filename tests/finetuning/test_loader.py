@@ -205,6 +205,7 @@ _LEAVES_WORKERS = """
         pytest.param("raise RuntimeError('a step failed')", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_process_with_busy_workers_can_exit(end: str):
     code = textwrap.dedent(_LEAVES_WORKERS).format(tests=str(Path(__file__).parent), end=end)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
@@ -242,6 +243,7 @@ _ONE_OF_TWO = """
 """
 
 
+@pytest.mark.slow
 def test_two_real_processes_see_together_what_one_sees(expected, tmp_path: Path):
     code = textwrap.dedent(_ONE_OF_TWO).format(tests=str(Path(__file__).parent), meeting=tmp_path / "meeting")
     processes = [

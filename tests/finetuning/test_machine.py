@@ -23,6 +23,7 @@ def test_threads_are_the_cores_that_this_process_may_use():
     assert f"{available_cores()} threads" in machine.describe()
 
 
+@pytest.mark.slow
 def test_one_core_means_one_thread(tmp_path: Path):
     core = min(os.sched_getaffinity(0))
     command = ["taskset", "-c", str(core), *finetune_command(*TINY, "--dry_run")]
@@ -57,6 +58,7 @@ def test_bf16_units_are_those_that_the_processor_lists():
     assert has_bf16_units() == any(name in flags for name in ("avx512_bf16", "amx_bf16"))
 
 
+@pytest.mark.slow
 def test_training_in_bf16_keeps_its_weights_in_float32(tmp_path: Path):
     folder = tmp_path / "run"
     precision = ("--mixed_precision", "bf16", "--max_train_steps", "2")

@@ -124,6 +124,7 @@ def test_ten_kills_at_random_moments_change_nothing(workers: str, tmp_path: Path
     assert_same_run(folder, uninterrupted)
 
 
+@pytest.mark.slow
 def test_the_order_of_images_matters_so_a_wrong_order_would_be_noticed(tmp_path: Path, uninterrupted: Path):
     """The negative control of the tests above: other draws give other weights."""
     folder = tmp_path / "run"

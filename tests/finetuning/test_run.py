@@ -315,6 +315,7 @@ def test_print_config_can_be_read_back(tmp_path: Path, capsys):
     assert load_config(tmp_path / "c.yaml")["learning_rate"] == 3e-4
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_are_harmed(tmp_path: Path):
     folder = tmp_path / "run"
     rate = ("--learning_rate", "1e30", "--warmup_steps", "0", "--num_train_epochs", "1")
@@ -360,6 +361,7 @@ def test_a_network_that_is_no_resnet_is_refused_before_it_is_built(tmp_path: Pat
     assert "no ResNet" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_help_lists_every_flag_and_ends_with_0():
     done = subprocess.run(finetune_command("--help"), capture_output=True, text=True, check=False)
     assert done.returncode == 0
