@@ -143,7 +143,7 @@ def test_the_manifest_is_written_last_and_everything_reaches_the_disk_before_the
     assert log[-1] == f"fsync {tmp_path.name}"
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_a_full_disk_keeps_the_older_checkpoints(tmp_path: Path, monkeypatch):
     write_checkpoint(tmp_path, 1, make(1))
 
