@@ -11,24 +11,32 @@ VENV ?= .venv
 OUTPUT_DIR ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 BIN := $(VENV)/bin
 
-.PHONY: finetune test test-slow test-family format
+.PHONY: finetune test test-slow test-family browser format
 .DELETE_ON_ERROR:
 
 finetune: $(VENV)/.finetune-installed
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --quiet \
 		recipes/finetune.py --config recipes/configs/digits.yaml --output_dir $(OUTPUT_DIR)
 
-test: $(VENV)/.test-installed
+test: $(VENV)/.test-installed browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -m "not slow and not family"
 
-test-slow: $(VENV)/.test-installed
+test-slow: $(VENV)/.test-installed browser
 	$(BIN)/python -m pytest -m slow
 
 test-family: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -m family
+
+# The tests of pages need a browser and are skipped without one, so this tries, quietly, and never fails.
+browser:
+	@if ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		timeout 300 sh -c 'apt-get update && DEBIAN_FRONTEND=noninteractive \
+			apt-get install --yes --no-install-recommends chromium chromium-driver' >/dev/null 2>&1 </dev/null \
+			|| echo "Chromium could not be installed; the tests of pages will be skipped."; \
+	fi
 
 format: $(VENV)/.test-installed
 	$(BIN)/ruff check --fix .
