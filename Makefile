@@ -10,6 +10,8 @@ PYTHON ?= python3
 VENV ?= .venv
 OUTPUT_DIR ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 BIN := $(VENV)/bin
+# A test process per core with one thread each: two that each use both cores wait for each other most of the time.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses logical --dist worksteal
 
 .PHONY: finetune test test-slow test-family browser format
 .DELETE_ON_ERROR:
@@ -22,13 +24,13 @@ test: $(VENV)/.test-installed browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -m "not slow and not family"
+	$(PYTEST) -m "not slow and not family"
 
 test-slow: $(VENV)/.test-installed browser
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-family: $(VENV)/.test-installed
-	$(BIN)/python -m pytest -m family
+	$(PYTEST) -m family
 
 # The tests of pages need a browser and are skipped without one, so this tries, quietly, and never fails.
 browser:

@@ -142,12 +142,14 @@ def compute_split(
     preprocessing: Preprocessing,
     machine: Machine,
     between_batches: Callable[[], None],
+    full_precision: bool = False,
 ) -> Tensor:
     """What `compute` makes of each image of a split, (images, outputs) in its order, float32 on the CPU.
 
     The result is the same on every process. Each image is computed once, on one process, and none is padded:
     processes may have different numbers of images, and the results are put at their places by index.
-    `between_batches` is called equally often on every process, so it may ask the others.
+    `between_batches` is called equally often on every process, so it may ask the others. With
+    `full_precision` the network computes in float32 whatever the run's precision is.
     """
     device = machine.accelerator.device
     num_common_batches = num_images // machine.world_size // batch_size
@@ -155,7 +157,7 @@ def compute_split(
     indices = [torch.zeros(0, dtype=torch.long, device=device)]
     for number, batch in enumerate(batches):
         images = _normalized(batch.images, preprocessing, machine)
-        with machine.accelerator.autocast():
+        with nullcontext() if full_precision else machine.accelerator.autocast():
             outputs.append(compute(images).float())
         indices.append(batch.indices.to(device))
         if number < num_common_batches:

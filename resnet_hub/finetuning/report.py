@@ -30,15 +30,19 @@ class PublishingError(RunError):
 def measure(run: Run, training: Training) -> tuple[RunReport, dict[str, Tensor]]:
     """The report of the best weights, and the logits of each evaluated split.
 
-    This is the only place that reads the test split, once and last.
+    This is the only place that reads the test split, once and last. The network computes in float32, as the
+    exported weights do wherever they are loaded, so that the numbers are theirs.
     """
+    accelerator = run.machine.accelerator
+    # Without accelerate's own wrapping of `forward`, which computes in the run's precision.
+    training.network = accelerator.unwrap_model(training.trainer.model, keep_fp32_wrapper=False)
     training.network.load_state_dict(training.best)
     logits: dict[str, Tensor] = {}
     scores: dict[str, Score | None] = {"validation": None, "test": None}
     for name in _EVALUATED:
         if getattr(run.data, name) is not None:
             split = _split(run, name)
-            logits[name] = evaluate(run, training, split)
+            logits[name] = evaluate(run, training, split, full_precision=True)
             labels = torch.as_tensor(split.labels)
             scores[name] = score_predictions(logits[name], labels, run.data.class_names)
     return _make_report(run, training, scores), logits
@@ -59,9 +63,8 @@ def write_results(run: Run, training: Training, report: RunReport, logits: dict[
         path = folder.plots / f"confusion_{shown}.png"
         figures[f"Confusion matrix ({shown})"] = draw_confusion_matrix(counts, report.class_names, path)
     _write_example(run, folder.path / EXAMPLE)
-    network = run.machine.accelerator.unwrap_model(training.trainer.model, keep_fp32_wrapper=False)
     save_folder(
-        network,
+        training.network,
         folder.export,
         class_names=report.class_names,
         report=report,

@@ -121,13 +121,20 @@ def train_epochs(run: Run, training: Training) -> None:
     training.tracking.finish()
 
 
-def evaluate(run: Run, training: Training, split: Split) -> Tensor:
+def evaluate(run: Run, training: Training, split: Split, *, full_precision: bool = False) -> Tensor:
     """Logits (images, classes) of a split in its order; raises Preempted, after saving, when asked."""
     training.network.eval()
     if run.machine.world_size > 1 and not run.machine.sync_batchnorm:
         for buffer in training.network.buffers():  # each process has running statistics of its own
             broadcast(buffer)
-    return _compute(run, training, split, training.network, num_outputs=len(run.data.class_names))
+    return _compute(
+        run,
+        training,
+        split,
+        training.network,
+        num_outputs=len(run.data.class_names),
+        full_precision=full_precision,
+    )
 
 
 def save(run: Run, training: Training, *, must: bool = False) -> None:
@@ -160,7 +167,13 @@ def save(run: Run, training: Training, *, must: bool = False) -> None:
 
 
 def _compute(
-    run: Run, training: Training, split: Split, compute: Callable[[Tensor], Tensor], *, num_outputs: int
+    run: Run,
+    training: Training,
+    split: Split,
+    compute: Callable[[Tensor], Tensor],
+    *,
+    num_outputs: int,
+    full_precision: bool = False,
 ) -> Tensor:
     """What `compute` makes of each image of a split as evaluation sees it, (images, outputs), on the CPU."""
     return compute_split(
@@ -172,6 +185,7 @@ def _compute(
         preprocessing=run.preprocessing,
         machine=run.machine,
         between_batches=lambda: run.stop_if_asked(lambda: save(run, training, must=True)),
+        full_precision=full_precision,
     )
 
 

@@ -27,9 +27,10 @@ pytest_plugins = ["tests.hub_server.fixtures"]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, str]:
-    """A finished run of two epochs and what it printed."""
+    """A finished run of two epochs in bf16 and what it printed."""
     folder = tmp_path_factory.mktemp("run") / "digits"
-    done = run_command(finetune_command(*TINY, "--num_train_epochs", "2", "--output_dir", folder))
+    options = ("--num_train_epochs", "2", "--mixed_precision", "bf16", "--output_dir", folder)
+    done = run_command(finetune_command(*TINY, *options))
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -102,7 +103,7 @@ def test_the_three_printed_lines_load_the_export_and_classify_an_image(finished)
     assert "Prediction(label=" in done.stdout
 
 
-def test_the_export_scores_what_the_report_says(finished):
+def test_the_export_scores_what_the_report_says_in_whatever_precision_it_was_trained(finished):
     from resnet_hub.finetuning.data import load_data
 
     folder, _ = finished
@@ -117,6 +118,11 @@ def test_the_export_scores_what_the_report_says(finished):
     labels = [data.class_names[number] for number in data.test.labels]
     right = sum(best[0].label == label for best, label in zip(found, labels, strict=True))
     assert right / len(labels) == report.test.accuracy
+    rows = [
+        row for row in pq.read_table(folder / "predictions.parquet").to_pylist() if row["split"] == "test"
+    ]
+    for best, row in zip(found, rows, strict=True):
+        assert best[0].probability == pytest.approx(row["probability"], abs=1e-5)
 
 
 def test_a_finished_folder_is_refused_and_stays_as_it_is(finished):
