@@ -120,6 +120,26 @@ def test_a_tag_is_set_and_never_moved(hub, folder):
         push_folder(folder, REPO, tag="v1")
 
 
+@pytest.mark.parametrize("where", [{}, {"revision": "trial"}, {"create_pr": True}], ids=str)
+def test_a_tag_that_stands_for_other_content_is_refused_before_anything_is_sent(hub, folder, where):
+    push_folder(folder, REPO, tag="v1", **where)
+    repo = hub.storage.repos["models", REPO]
+    before, refs = number_of_commits(hub), dict(repo.branches)
+    push_folder(folder, REPO, tag="v1", **where)  # the very same is there already
+    (folder / "NOTES.txt").write_text("changed")
+    with pytest.raises(HubError, match=r"has the tag 'v1' already.*Nothing was sent"):
+        push_folder(folder, REPO, tag="v1", **where)
+    assert (number_of_commits(hub), dict(repo.branches)) == (before, refs)
+
+
+def test_a_taken_tag_is_refused_before_a_branch_is_made(hub, folder):
+    push_folder(folder, REPO, tag="v1")
+    (folder / "NOTES.txt").write_text("changed")
+    with pytest.raises(HubError, match="has the tag 'v1' already"):
+        push_folder(folder, REPO, tag="v1", revision="trial")
+    assert "trial" not in hub.storage.repos["models", REPO].branches
+
+
 @pytest.mark.parametrize(
     ("where", "fault"),
     [

@@ -1,0 +1,198 @@
+"""One commit on the Hub with all that a push sends: made once, whatever the Hub answers."""
+
+import logging
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.hf_api import RepoFile
+
+from resnet_hub.errors import HubError
+from resnet_hub.hub.access import asking, explained, may_pass, redact
+from resnet_hub.hub.card_edits import with_edits
+from resnet_hub.hub.download import Pinned, fetch, sum_of
+from resnet_hub.hub.export import CARD_BASE_FILE, CARD_FILE, generated_card, with_own_edits
+
+_MADE_BY_US = re.compile(r"figures/\d\d-[A-Za-z0-9-]+\.(png|jpg|jpeg)|\.eval_results/[a-z0-9.-]+\.yaml")
+_WAITS = (0.5, 2.0, 8.0)  # seconds before each further try
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushRequest:
+    """What is to be pushed where, with the content of the files that are made for this push."""
+
+    folder: Path
+    repo_id: str
+    branch: str
+    create_pr: bool
+    tag: str | None
+    private: bool
+    message: str
+    paths: dict[str, Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """A commit that the Hub has, with what was sent for each of its files."""
+
+    commit: str
+    pull_request: str | None
+    contents: Mapping[str, Path | bytes]
+
+
+def make_commit(api: HfApi, request: PushRequest) -> Sent:
+    """Make the commit, once: after an error the Hub is asked whether it was made all the same."""
+    for wait in (*_WAITS, None):
+        head, remote = _head(api, request)
+        contents = _contents(request, commit=head, remote=remote)
+        if request.create_pr and (found := _pull_request_with(api, request, contents)) is not None:
+            return found
+        try:
+            info = api.create_commit(
+                request.repo_id,
+                [*_additions(contents), *_deletions(contents, remote)],
+                commit_message=request.message,
+                revision=request.branch,
+                create_pr=request.create_pr,
+                parent_commit=head,
+            )
+            return Sent(commit=info.oid, pull_request=info.pr_url, contents=contents)
+        except Exception as error:
+            if (made := _made_all_the_same(api, request, contents, head=head)) is not None:
+                _log.warning("%s: the Hub failed after it had made the commit.", request.repo_id)
+                return made
+            if wait is None or not may_pass(error):
+                raise _refused_commit(error, request) from None
+            _log.warning("%s: %s; again in %.0f s", request.repo_id, type(error).__name__, wait)
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
+
+
+def _head(api: HfApi, request: PushRequest) -> tuple[str, list[str]]:
+    """The commit that the branch stands for, and the names of its files."""
+
+    def look() -> tuple[str, list[str]]:
+        info = api.model_info(request.repo_id, revision=request.branch)
+        return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
+
+    return asking(look, repo_id=request.repo_id)
+
+
+def _contents(request: PushRequest, *, commit: str, remote: list[str]) -> dict[str, Path | bytes]:
+    """What each file of the commit holds: the folder's files, and the card with everybody's edits."""
+    fresh = generated_card(request.folder, repo_id=request.repo_id)
+    card = with_own_edits(fresh, folder=request.folder)
+    if CARD_FILE in remote:
+        pinned = Pinned(repo_id=request.repo_id, commit=commit, name=None, online=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            there = {
+                name: fetch(pinned, name, cache_dir=Path(scratch)).data.decode("utf-8", errors="replace")
+                for name in (CARD_FILE, CARD_BASE_FILE)
+                if name in remote
+            }
+        card = with_edits(
+            card, edited=there[CARD_FILE], generated=there.get(CARD_BASE_FILE), source=request.repo_id
+        )
+    return {**request.paths, CARD_FILE: card.encode(), CARD_BASE_FILE: fresh.encode()}
+
+
+def _additions(contents: Mapping[str, Path | bytes]) -> list[CommitOperationAdd]:
+    return [CommitOperationAdd(path_in_repo=name, path_or_fileobj=held) for name, held in contents.items()]
+
+
+def _deletions(contents: Mapping[str, Path | bytes], remote: list[str]) -> list[CommitOperationDelete]:
+    """Figures and scores of an earlier push that this one no longer has; nothing that others put there."""
+    stale = [name for name in remote if name not in contents and _MADE_BY_US.fullmatch(name)]
+    return [CommitOperationDelete(path_in_repo=name) for name in stale]
+
+
+def _made_all_the_same(
+    api: HfApi, request: PushRequest, contents: Mapping[str, Path | bytes], *, head: str
+) -> Sent | None:
+    """The commit that holds all that was sent, if the Hub has it in spite of its answer."""
+    try:
+        if request.create_pr:
+            return _pull_request_with(api, request, contents)
+        now = str(api.model_info(request.repo_id, revision=request.branch).sha)
+        if now != head and _holds(api, request.repo_id, now, contents):
+            return Sent(commit=now, pull_request=None, contents=contents)
+    except Exception as error:  # it does not answer this either; the caller tries again
+        _log.info("%s: %s", request.repo_id, type(error).__name__)
+    return None
+
+
+def _pull_request_with(api: HfApi, request: PushRequest, contents: Mapping[str, Path | bytes]) -> Sent | None:
+    """The newest pull request, if it holds exactly this: an earlier try may have opened it."""
+    refs = asking(
+        lambda: api.list_repo_refs(request.repo_id, include_pull_requests=True), repo_id=request.repo_id
+    )
+    pulls = {int(ref.ref.rsplit("/", 1)[-1]): ref for ref in refs.pull_requests or []}
+    if not pulls or not _holds(api, request.repo_id, pulls[max(pulls)].target_commit, contents):
+        return None
+    url = f"{api.endpoint}/{request.repo_id}/discussions/{max(pulls)}"
+    return Sent(commit=pulls[max(pulls)].target_commit, pull_request=url, contents=contents)
+
+
+def _holds(api: HfApi, repo_id: str, commit: str, contents: Mapping[str, Path | bytes]) -> bool:
+    """Whether the commit has every file with the very content."""
+    entries = {
+        entry.path: entry
+        for entry in api.list_repo_tree(repo_id, recursive=True, revision=commit)
+        if isinstance(entry, RepoFile)
+    }
+    for name, held in contents.items():
+        entry = entries.get(name)
+        if entry is None:
+            return False
+        declared = entry.lfs.sha256 if entry.lfs is not None else entry.blob_id
+        if sum_of(bytes_of(held), like=declared) != declared:
+            return False
+    return True
+
+
+def _refused_commit(error: Exception, request: PushRequest) -> HubError:
+    if isinstance(error, ValueError) and "metadata" in str(error):
+        return HubError(f"The Hub refuses the card: {redact(' '.join(str(error).split()))[:300]}")
+    if isinstance(error, HubError):
+        return error
+    return explained(error, repo_id=request.repo_id, revision=None if request.create_pr else request.branch)
+
+
+def refuse_taken_tag(api: HfApi, request: PushRequest) -> None:
+    """HubError if the tag is there already, for another commit than the one that this push would end at."""
+    refs = asking(
+        lambda: api.list_repo_refs(request.repo_id, include_pull_requests=True), repo_id=request.repo_id
+    )
+    target = next((ref.target_commit for ref in refs.tags if ref.name == request.tag), None)
+    if target is None:
+        return
+    there = {ref.name for ref in [*refs.branches, *(refs.pull_requests or [])]}
+    if request.branch not in there:
+        request = replace(request, branch=constants.DEFAULT_REVISION)  # it would be made from this
+    if _ends_at(api, request) != target:
+        raise HubError(
+            f"{request.repo_id} has the tag {request.tag!r} already, for the commit {target}, and this push "
+            f"would make another commit. Nothing was sent. Tags are not moved: take another name for --tag."
+        )
+
+
+def _ends_at(api: HfApi, request: PushRequest) -> str | None:
+    """The commit that has all of it already, so that none is to be made; None if one is."""
+    head, remote = _head(api, request)
+    contents = _contents(request, commit=head, remote=remote)
+    if request.create_pr:
+        found = _pull_request_with(api, request, contents)
+        return found.commit if found is not None else None
+    is_whole = asking(lambda: _holds(api, request.repo_id, head, contents), repo_id=request.repo_id)
+    return head if is_whole and not _deletions(contents, remote) else None
+
+
+def bytes_of(held: Path | bytes) -> bytes:
+    """The content that was sent for a file."""
+    return held if isinstance(held, bytes) else held.read_bytes()
