@@ -74,6 +74,8 @@ class TrainRecord:
     steps: int
     seconds: float
     images_per_second: float
+    station_seconds: dict[str, float] = field(default_factory=dict)
+    """Where the time of the main process went, the last evaluation included: data, forward, backward, ..."""
 
 
 @dataclass(frozen=True, kw_only=True)

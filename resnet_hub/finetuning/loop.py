@@ -16,6 +16,7 @@ from resnet_hub.finetuning.keys import random_key
 from resnet_hub.finetuning.loader import Batch
 from resnet_hub.finetuning.machine import Machine
 from resnet_hub.finetuning.optim import Schedule, set_rate
+from resnet_hub.finetuning.stopwatch import BACKWARD, DATA, FORWARD, OPTIMIZER, Stopwatch
 from resnet_hub.preprocessing import Preprocessing
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -44,6 +45,8 @@ class Progress:
     best_epoch: int = 0
     recent_losses: list[float] = field(default_factory=list)
     """Losses of the steps since the last event, so that a resumed run logs what an uninterrupted one does."""
+    station_seconds: dict[str, float] = field(default_factory=dict)
+    """Where the time went on this process, over all starts of the run: see `stopwatch.STATIONS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,7 @@ class Trainer:
     loss_function: LossFunction
     preprocessing: Preprocessing
     machine: Machine
+    stopwatch: Stopwatch
     seed: int
     max_grad_norm: float | None = None
     max_seconds: float | None = None
@@ -79,7 +83,9 @@ def train_steps(
     """
     trainer.model.train()
     started = time.monotonic()
+    trainer.stopwatch.start()
     for micro_batches in steps:
+        trainer.stopwatch.lap(DATA)
         waited = time.monotonic() - started
         rate = trainer.schedule.rate(progress.step, share_of_time=trainer.share_of_time(progress))
         set_rate(trainer.optimizer, rate)
@@ -90,6 +96,7 @@ def train_steps(
         progress.seconds += now - started
         yield {"loss": loss, "learning_rate": rate, "seconds": now - started, "waited_for_data": waited}
         started = time.monotonic()
+        trainer.stopwatch.start()
 
 
 def train_step(
@@ -113,7 +120,9 @@ def train_step(
         images, targets = _to_device(trainer, batch, key=(*key, number))
         with nullcontext() if is_last else machine.accelerator.no_sync(trainer.model):
             loss = trainer.loss_function(trainer.model(images).float(), targets) / num_images
+            trainer.stopwatch.lap(FORWARD)
             machine.accelerator.backward(loss.sum() * machine.world_size)
+            trainer.stopwatch.lap(BACKWARD)
         total += loss.detach()
     mean_loss = float(machine.total(total))
     norm = machine.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.max_grad_norm or math.inf)
@@ -128,6 +137,7 @@ def train_step(
         )
     trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.stopwatch.lap(OPTIMIZER)
     return mean_loss, int(num_images.item())
 
 

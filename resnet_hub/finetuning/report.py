@@ -90,6 +90,7 @@ def publish_if_asked(run: Run) -> None:
 
 def _make_report(run: Run, training: Training, scores: dict[str, Score | None]) -> RunReport:
     progress, data = training.progress, run.data
+    training.trainer.stopwatch.settle()
     environment = json.loads(run.folder.environment.read_text(encoding="utf-8"))
     return RunReport(
         model=run.origin.name,
@@ -113,6 +114,7 @@ def _make_report(run: Run, training: Training, scores: dict[str, Score | None]) 
             steps=progress.step,
             seconds=round(progress.seconds, 3),
             images_per_second=round(progress.images / progress.seconds, 2),
+            station_seconds={name: round(spent, 3) for name, spent in progress.station_seconds.items()},
         ),
         seed=run.config.seed,
         resumed_from_step=training.resumed_from_step,

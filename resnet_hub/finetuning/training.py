@@ -30,6 +30,7 @@ from resnet_hub.finetuning.loop import Progress, Trainer, compute_split, make_lo
 from resnet_hub.finetuning.metrics import score_predictions
 from resnet_hub.finetuning.optim import Schedule, make_optimizer
 from resnet_hub.finetuning.preparation import Run
+from resnet_hub.finetuning.stopwatch import EVALUATION, FIT_FC, SAVING, Stopwatch
 from resnet_hub.finetuning.sync_batchnorm import synchronise_batchnorm
 from resnet_hub.finetuning.tracking import Tracking
 from resnet_hub.results import Score
@@ -66,7 +67,7 @@ def start_or_resume(run: Run) -> Training:
     network = network.to(memory_format=run.machine.memory_format)  # pyright: ignore[reportCallIssue]
     if run.machine.sync_batchnorm:
         network = synchronise_batchnorm(network, run.machine.accelerator.device)
-    trainer = _make_trainer(run, network)
+    trainer = _make_trainer(run, network, progress)
     if checkpoint is not None:
         load_optimizer_tensors(trainer.optimizer, checkpoint.tensors["optimizer"])
         if run.machine.accelerator.scaler is not None:
@@ -123,11 +124,13 @@ def train_epochs(run: Run, training: Training) -> None:
 
 def evaluate(run: Run, training: Training, split: Split, *, full_precision: bool = False) -> Tensor:
     """Logits (images, classes) of a split in its order; raises Preempted, after saving, when asked."""
+    stopwatch = training.trainer.stopwatch
+    stopwatch.start()
     training.network.eval()
     if run.machine.world_size > 1 and not run.machine.sync_batchnorm:
         for buffer in training.network.buffers():  # each process has running statistics of its own
             broadcast(buffer)
-    return _compute(
+    logits = _compute(
         run,
         training,
         split,
@@ -135,11 +138,16 @@ def evaluate(run: Run, training: Training, split: Split, *, full_precision: bool
         num_outputs=len(run.data.class_names),
         full_precision=full_precision,
     )
+    stopwatch.lap(EVALUATION)
+    return logits
 
 
 def save(run: Run, training: Training, *, must: bool = False) -> None:
     """Write a checkpoint; unless it `must` be written, a full disk is no reason to stop."""
     training.last_saved = time.monotonic()
+    stopwatch = training.trainer.stopwatch
+    stopwatch.start()
+    stopwatch.settle()
     if not run.machine.is_main:  # the others have the same weights, optimizer and progress
         return
     if _fc_is_to_be_fitted(run, training.progress):  # the run has not got anywhere yet
@@ -164,6 +172,7 @@ def save(run: Run, training: Training, *, must: bool = False) -> None:
         if must:
             raise
         logger.warning("No checkpoint could be written at step %d: %s", training.progress.step, error)
+    stopwatch.lap(SAVING)
 
 
 def _compute(
@@ -209,6 +218,7 @@ def _evaluation_batch_size(run: Run) -> int:
 def _fit_fc(run: Run, training: Training) -> None:
     """Fit the new fc on the features of the frozen network, its BatchNorm in evaluation mode."""
     started = time.monotonic()
+    training.trainer.stopwatch.start()
     network: Any = training.network.eval()
     device = run.machine.accelerator.device
 
@@ -233,6 +243,7 @@ def _fit_fc(run: Run, training: Training) -> None:
     set_classifier(network, fitted)
     for tensor in network.get_classifier().parameters():
         broadcast(tensor.data)  # GPUs may round differently; the weights have to be the same everywhere
+    training.trainer.stopwatch.lap(FIT_FC)
     training.progress.seconds += time.monotonic() - started
     training.progress.images += len(run.data.train)
     _validate(run, training, epoch=-1)
@@ -310,7 +321,7 @@ def _log(run: Run, training: Training, event: str, values: dict[str, Any]) -> No
     training.tracking.log({f"{event}/{name}": value for name, value in values.items()}, step=step)
 
 
-def _make_trainer(run: Run, network: nn.Module) -> Trainer:
+def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
     config = run.config
     assert config.learning_rate is not None
     assert config.weight_decay is not None
@@ -329,6 +340,7 @@ def _make_trainer(run: Run, network: nn.Module) -> Trainer:
         ),
         preprocessing=run.preprocessing,
         machine=run.machine,
+        stopwatch=Stopwatch(progress.station_seconds, run.machine.accelerator.device),
         seed=config.seed,
         max_grad_norm=config.max_grad_norm,
         max_seconds=None if config.max_minutes is None else 60 * config.max_minutes,

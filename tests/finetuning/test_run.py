@@ -83,6 +83,15 @@ def test_the_report_has_what_was_promised(finished):
     assert RunReport.load(folder / "report.json").seed == 0
 
 
+def test_the_time_of_a_run_is_accounted_for_by_station(finished):
+    folder, _ = finished
+    train = RunReport.load(folder / "report.json").train
+    assert set(train.station_seconds) == {"data", "forward", "backward", "optimizer", "evaluation", "saving"}
+    assert all(seconds > 0 for seconds in train.station_seconds.values())
+    work = sum(seconds for name, seconds in train.station_seconds.items() if name != "saving")
+    assert work > 0.9 * train.seconds
+
+
 def test_the_numbers_of_the_report_are_those_of_the_predictions(finished):
     folder, _ = finished
     report = RunReport.load(folder / "report.json")

@@ -1,0 +1,51 @@
+"""Every second goes to the station that it was spent at, or to none."""
+
+import time
+
+import pytest
+import torch
+
+from resnet_hub.finetuning.loop import Progress
+from resnet_hub.finetuning.stopwatch import DATA, FORWARD, Stopwatch
+
+
+def test_time_goes_to_the_station_of_the_next_call_and_that_before_a_start_to_none():
+    seconds: dict[str, float] = {}
+    stopwatch = Stopwatch(seconds, torch.device("cpu"))
+    stopwatch.start()
+    time.sleep(0.02)
+    stopwatch.lap(DATA)
+    time.sleep(0.01)
+    stopwatch.lap(FORWARD)
+    time.sleep(0.5)
+    stopwatch.start()
+    stopwatch.lap(DATA)
+    stopwatch.settle()
+    assert 0.02 <= seconds[DATA] < 0.3
+    assert 0.01 <= seconds[FORWARD] < 0.3
+
+
+def test_a_resumed_run_counts_on():
+    progress = Progress(**{"step": 3, "station_seconds": {DATA: 100.0}})
+    stopwatch = Stopwatch(progress.station_seconds, torch.device("cpu"))
+    stopwatch.start()
+    stopwatch.lap(DATA)
+    assert progress.station_seconds[DATA] >= 100.0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_on_cuda_the_device_is_timed_and_not_the_launch():
+    seconds: dict[str, float] = {}
+    stopwatch = Stopwatch(seconds, torch.device("cuda"))
+    matrix = torch.randn(8192, 8192, device="cuda")
+    torch.cuda.synchronize()
+    stopwatch.start()
+    started = time.perf_counter()
+    for _ in range(20):
+        matrix = torch.nn.functional.normalize(matrix @ matrix)
+    stopwatch.lap(FORWARD)
+    launched = time.perf_counter() - started
+    stopwatch.settle()
+    torch.cuda.synchronize()
+    took = time.perf_counter() - started
+    assert launched < seconds[FORWARD] <= took
