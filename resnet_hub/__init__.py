@@ -1,23 +1,29 @@
 """A family of ResNets as first-class timm models, and recipes that fine-tune, measure and publish them.
 
-Importing the package registers the family in timm and does nothing else. The way through it:
+Importing the package registers the family in timm, now or as soon as timm is imported, and does nothing else:
+torch and timm are imported by the first use of a name below. The way through it:
 
     architecture.py   the network            hub/          folders and the Hub: save, load, publish
     my_resnet.py      the family in timm     predict.py    from images to labels
     pretrained.py     the tables of weights  finetuning/   from a data set to a model; the story is run.py
 """
 
-from importlib.metadata import version
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import timm
-from timm import create_model
+from resnet_hub.when_timm_is_imported import when_timm_is_imported
 
-from resnet_hub.architecture import MyResNet, Variant
-from resnet_hub.hub import download, ensure_pretrained_weights, load, push_folder, save_folder
-from resnet_hub.my_resnet import register_variant
-from resnet_hub.optimize import optimize_for_inference
-from resnet_hub.predict import classify, classify_all
-from resnet_hub.timm_build import use_weights_finder
+if TYPE_CHECKING:
+    from timm import create_model
+
+    from resnet_hub.architecture import MyResNet, Variant
+    from resnet_hub.hub import download, load, push_folder, save_folder
+    from resnet_hub.my_resnet import register_variant
+    from resnet_hub.optimize import optimize_for_inference
+    from resnet_hub.predict import classify, classify_all
+    from resnet_hub.registration import list_models
+
+    __version__: str
 
 __all__ = [
     "MyResNet",
@@ -34,11 +40,47 @@ __all__ = [
     "save_folder",
 ]
 
-__version__ = version("resnet_hub")
+_PLACES = {
+    "MyResNet": "resnet_hub.architecture",
+    "Variant": "resnet_hub.architecture",
+    "classify": "resnet_hub.predict",
+    "classify_all": "resnet_hub.predict",
+    "create_model": "timm",
+    "download": "resnet_hub.hub",
+    "list_models": "resnet_hub.registration",
+    "load": "resnet_hub.hub",
+    "optimize_for_inference": "resnet_hub.optimize",
+    "push_folder": "resnet_hub.hub",
+    "register_variant": "resnet_hub.my_resnet",
+    "save_folder": "resnet_hub.hub",
+}
 
-use_weights_finder(ensure_pretrained_weights)
+
+def __getattr__(name: str) -> Any:
+    """A public name or a module of the package, imported at its first use (PEP 562)."""
+    if name in _PLACES:
+        value = getattr(import_module(_PLACES[name]), name)
+    elif name == "__version__":
+        value = import_module("importlib.metadata").version(__name__)
+    else:
+        value = _submodule(name)
+    globals()[name] = value
+    return value
 
 
-def list_models(*, pretrained: bool = False) -> list[str]:
-    """Names of the family's models, your own included; with `pretrained` those of its weights, with tags."""
-    return timm.list_models(module="my_resnet", pretrained=pretrained)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+def _submodule(name: str) -> Any:
+    full_name = f"{__name__}.{name}"
+    try:
+        if not name.startswith("_"):
+            return import_module(full_name)
+    except ModuleNotFoundError as error:
+        if error.name != full_name:
+            raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+
+
+when_timm_is_imported(lambda: _submodule("registration"))

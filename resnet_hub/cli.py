@@ -2,36 +2,69 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from typing import NoReturn
 
-from resnet_hub.errors import UserError, nearest
+from resnet_hub.errors import RunError, UserError, nearest
 
-EXIT_OK, EXIT_BAD_INPUT = 0, 2
+EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verb:
-    """A row of the table; `module` has `add_arguments_<name>(parser)` and `run_<name>(arguments) -> int`."""
+    """A row of the table: a word, what it is for, and where it is."""
 
     name: str
     module: str
+    """It has `run_<name>(arguments) -> int`, and may import torch."""
+    flags: str = ""
+    """It has `add_arguments_<name>(parser)` and imports nothing heavy; the same module if not given."""
     help: str
 
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Give the parser the verb's flags."""
+        getattr(import_module(self.flags or self.module), f"add_arguments_{self.name}")(parser)
 
-_MODELS, _HUB = "resnet_hub.verbs.models", "resnet_hub.verbs.hub"
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Carry it out; gives the exit code."""
+        run: Callable[[argparse.Namespace], int] = getattr(import_module(self.module), f"run_{self.name}")
+        return run(arguments)
+
+
+_CHECK, _HUB, _MODELS = "resnet_hub.verbs.check", "resnet_hub.verbs.hub", "resnet_hub.verbs.models"
+_HUB_FLAGS, _MODELS_FLAGS = f"{_HUB}_flags", f"{_MODELS}_flags"
 VERBS = {
     verb.name: verb
     for verb in (
-        Verb(name="list", module=_MODELS, help="models of the family or their published weights"),
-        Verb(name="info", module=_MODELS, help="one model: size, input, licence, accuracy, source"),
-        Verb(name="check", module=_MODELS, help="does a variant keep the family's contract?"),
-        Verb(name="download", module=_HUB, help="a model of the Hub into a folder, verified"),
-        Verb(name="card", module=_HUB, help="print the card of a model folder or a run"),
-        Verb(name="push", module=_HUB, help="publish a model folder on the Hub"),
+        Verb(
+            name="list",
+            module=_MODELS,
+            flags=_MODELS_FLAGS,
+            help="models of the family or their published weights",
+        ),
+        Verb(
+            name="info",
+            module=_MODELS,
+            flags=_MODELS_FLAGS,
+            help="one model: size, input, licence, accuracy, source",
+        ),
+        Verb(
+            name="check",
+            module=_CHECK,
+            flags=_MODELS_FLAGS,
+            help="does a variant keep the family's contract?",
+        ),
+        Verb(
+            name="download",
+            module=_HUB,
+            flags=_HUB_FLAGS,
+            help="a model of the Hub into a folder, verified",
+        ),
+        Verb(name="card", module=_HUB, flags=_HUB_FLAGS, help="print the card of a model folder or a run"),
+        Verb(name="push", module=_HUB, flags=_HUB_FLAGS, help="publish a model folder on the Hub"),
     )
 }
 
@@ -44,13 +77,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code of the command line: 0 done, 2 bad input (with a message on stderr), 1 a failed check."""
+    """Exit code of the command line: 0 done, 2 bad input (with a message on stderr), 1 a failure."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _run(given)
-    except UserError as error:
+    except (UserError, RunError) as error:
         print(f"resnet-hub: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return EXIT_BAD_INPUT if isinstance(error, UserError) else EXIT_FAILED
     except BrokenPipeError:  # `resnet-hub list | head`
         sys.stderr.close()
         return EXIT_OK
@@ -62,27 +95,45 @@ def _run(given: list[str]) -> int:
         raise UserError(f"There is no verb {asked!r}; {nearest(asked, VERBS, shown=len(VERBS))}")
     parser, verb_parsers = _parsers()
     if asked is None:
-        parser.parse_args(given)  # --help and --version end here
+        _refuse_unknown(parser.parse_known_args(given)[1], parser)  # --help and --version end here
         parser.print_help()
         return EXIT_OK
-    verb = VERBS[asked]
-    module = import_module(verb.module)
-    getattr(module, f"add_arguments_{verb.name}")(verb_parsers[verb.name])
-    parsed, unknown = parser.parse_known_args(given)
-    if unknown:
-        known = [flag for flag in verb_parsers[verb.name]._option_string_actions if flag.startswith("--")]
-        raise UserError(f"resnet-hub {verb.name} does not take {unknown[0]!r}; {nearest(unknown[0], known)}")
-    return getattr(module, f"run_{verb.name}")(parsed)
+    verb, verb_parser = VERBS[asked], verb_parsers[asked]
+    verb.add_arguments(verb_parser)
+    parsed, unknown = parser.parse_known_args([_as_declared(word, verb_parser) for word in given])
+    _refuse_unknown(unknown, verb_parser)
+    return verb.run(parsed)
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    parser = _Parser(prog="resnet-hub", description="A family of ResNets for timm and the Hugging Face Hub.")
+    description = "A family of ResNets for timm and the Hugging Face Hub."
+    parser = _Parser(prog="resnet-hub", description=description, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"resnet_hub {version('resnet_hub')}")
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB")
     return parser, {
-        verb.name: subparsers.add_parser(verb.name, help=verb.help, description=f"{verb.help.capitalize()}.")
+        verb.name: subparsers.add_parser(
+            verb.name, help=verb.help, description=f"{verb.help.capitalize()}.", allow_abbrev=False
+        )
         for verb in VERBS.values()
     }
+
+
+def _as_declared(word: str, parser: argparse.ArgumentParser) -> str:
+    """The word as it is, or a flag with `-` and `_` where the parser has them, which are the same."""
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    same = {name.replace("_", "-"): name for name in _flags(parser)}
+    return same.get(flag.replace("_", "-"), flag) + equals + value
+
+
+def _refuse_unknown(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    if words:
+        raise UserError(f"{parser.prog} does not take {words[0]!r}; {nearest(words[0], _flags(parser))}")
+
+
+def _flags(parser: argparse.ArgumentParser) -> list[str]:
+    return [flag for flag in parser._option_string_actions if flag.startswith("--")]
 
 
 if __name__ == "__main__":

@@ -2,12 +2,10 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
-from resnet_hub.cli import VERBS, main
+from resnet_hub.cli import main
 from resnet_hub.my_resnet import VARIANTS
 from resnet_hub.pretrained import WEIGHTS
 
@@ -17,13 +15,6 @@ from resnet_hub.variant import Variant
 
 register_variant("my_few_lines", Variant(block="basic", depths=(1, 1), widths=(8, 16), stem="conv3"))
 """
-
-
-def test_every_verb_of_the_table_has_arguments_and_something_to_run():
-    for verb in VERBS.values():
-        module = __import__(verb.module, fromlist=["_"])
-        assert callable(getattr(module, f"add_arguments_{verb.name}"))
-        assert callable(getattr(module, f"run_{verb.name}"))
 
 
 def test_list_names_every_variant(capsys):
@@ -91,10 +82,3 @@ def test_check_of_a_users_own_file_gives_a_verdict_for_each_part(tmp_path, capsy
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 9
     assert {row["verdict"] for row in rows} == {"ok"}
-
-
-def test_the_installed_command_prints_its_verbs():
-    result = subprocess.run(
-        [sys.executable, "-m", "resnet_hub.cli", "--help"], capture_output=True, text=True, check=True
-    )
-    assert all(verb in result.stdout for verb in VERBS)

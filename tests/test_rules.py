@@ -14,13 +14,14 @@ PACKAGE = ROOT / "resnet_hub"
 
 # Each module may import those of the levels before its own, and its neighbours in the same level.
 LEVELS = (
-    ("errors", "results"),
+    ("errors", "results", "when_timm_is_imported"),
     ("variant", "blocks", "architecture"),
     ("strict_loading", "timm_build", "pretrained", "my_resnet", "optimize"),
     ("images", "preprocessing"),
     ("model_card",),
     ("hub",),
     ("predict", "conformance"),
+    ("registration",),
     ("__init__",),
     ("finetuning",),
     ("verbs",),
@@ -91,7 +92,8 @@ def test_the_package_imports_neither_recipes_nor_tests():
 
 
 @pytest.mark.parametrize(
-    "package", ["accelerate", "datasets", "sklearn", "matplotlib", "tyro", "transformers"]
+    "package",
+    ["torch", "timm", "huggingface_hub", "accelerate", "datasets", "sklearn", "matplotlib", "tyro"],
 )
 def test_importing_resnet_hub_leaves_heavy_packages_alone(package: str, loaded_by_import: set[str]):
     assert package not in loaded_by_import
