@@ -4,19 +4,27 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from resnet_hub import images
 from resnet_hub.errors import UserError
-from resnet_hub.images import MAX_PIXELS, BadImageError, color_mode, open_image, read_header
+from resnet_hub.images import MAX_PIXELS, BadImageError, ColorMode, color_mode, open_image, read_header
 
 
 def gradient(width: int = 64, height: int = 48) -> Image.Image:
     """Every corner has a colour of its own, so that turned and mirrored images differ."""
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(np.stack([x, y, 255 - x], axis=-1).astype(np.uint8))
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """Detail everywhere: no two ways to decode it give the same pixels by chance."""
+    values = np.random.default_rng(0).integers(0, 256, (height // 4, width // 4, 3)).astype(np.uint8)
+    return Image.fromarray(values).resize((width, height))
 
 
 def file_of(image: Image.Image, format: str, **options: object) -> bytes:
@@ -218,3 +226,64 @@ def test_models_with_odd_numbers_of_channels_are_refused():
     assert (color_mode(1), color_mode(3)) == ("L", "RGB")
     with pytest.raises(UserError, match="4 input channels"):
         color_mode(4)
+
+
+@pytest.mark.parametrize("at_least", [None, (200, 150), (30, 40), (1, 1), (5000, 5000)], ids=str)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_fast_decoder_gives_the_pixels_of_pillow(orientation: int, at_least: tuple[int, int] | None):
+    assert images.decode_jpeg is not None, "pip install 'resnet_hub[finetune]' brings simplejpeg"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for format in ("JPEG", "MPO"):
+        stored = file_of(noise(643, 481), format, exif=exif, quality=90)
+        expected = pixels(read_header(stored).decode(at_least=at_least))
+        assert np.array_equal(read_header(stored).pixels(at_least=at_least), expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 1},
+        {"quality": 100, "subsampling": 0},
+        {"subsampling": 2, "progressive": True},
+        {"optimize": True, "restart_marker_blocks": 3},
+        {"keep_rgb": True},
+    ],
+    ids=str,
+)
+def test_the_fast_decoder_gives_the_pixels_of_pillow_for_every_kind_of_jpeg(options: dict):
+    stored = file_of(noise(129, 65), "JPEG", **options)
+    for at_least in (None, (40, 20)):
+        expected = pixels(read_header(stored).decode(at_least=at_least))
+        assert np.array_equal(read_header(stored).pixels(at_least=at_least), expected)
+
+
+@pytest.mark.parametrize("decoder", [images.decode_jpeg, None], ids=["fast", "Pillow"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pixels_are_those_of_the_decoded_image_whatever_it_is(
+    mode: ColorMode, decoder: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(images, "decode_jpeg", decoder)
+    grey, cmyk = gradient().convert("L"), gradient().convert("CMYK")
+    files = [file_of(gradient(), kind) for kind in ("PNG", "JPEG", "WEBP")]
+    for stored in (*files, file_of(grey, "JPEG"), file_of(cmyk, "JPEG"), gradient()):
+        expected = np.asarray(open_image(stored, mode)).reshape(48, 64, -1)
+        assert np.array_equal(read_header(stored).pixels(mode), expected)
+
+
+@pytest.mark.parametrize("damage", ["cut", "overwritten", "garbage before the end"])
+def test_pillow_decides_about_damaged_jpegs(damage: str):
+    stored = file_of(noise(320, 240), "JPEG")
+    middle = len(stored) // 2
+    damaged = {
+        "cut": stored[:middle],
+        "overwritten": stored[:middle] + bytes(200) + stored[middle + 200 :],
+        "garbage before the end": stored[:-2] + b"\xff\x00\xff\xd0garbage" + stored[-2:],
+    }[damage]
+    try:
+        expected = pixels(read_header(damaged).decode())
+    except BadImageError:
+        with pytest.raises(BadImageError, match="damaged"):
+            read_header(damaged).pixels()
+    else:
+        assert np.array_equal(read_header(damaged).pixels(), expected)

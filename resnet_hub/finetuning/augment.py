@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as F
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.hyperrule import SMALL_IMAGE
 from resnet_hub.finetuning.keys import random_key
-from resnet_hub.images import EncodedImage
+from resnet_hub.images import EncodedImage, Pixels
 from resnet_hub.preprocessing import Preprocessing
 
 _SMALL_PADDING = 1 / 8  # 4 pixels around 32: He et al. 2016, arXiv:1512.03385, section 4.2
@@ -116,21 +116,21 @@ class CropAndResize:
         """The part at the size of the preprocessing, uint8 (channels, height, width)."""
         height, width = self.preprocessing.image_size
         top, left, part_height, part_width = self.draw(encoded.width, encoded.height)
-        image = encoded.decode(
+        pixels = encoded.pixels(
             self.preprocessing.mode,
             at_least=(-(-encoded.width * width // part_width), -(-encoded.height * height // part_height)),
         )
-        across, down = image.width / encoded.width, image.height / encoded.height
-        edges = (
-            round(left * across),
-            round(top * down),
-            round((left + part_width) * across),
-            round((top + part_height) * down),
-        )
-        part = F.pil_to_tensor(image.crop(edges))
+        down, across = pixels.shape[0] / encoded.height, pixels.shape[1] / encoded.width
+        part = pixels[
+            round(top * down) : round((top + part_height) * down),
+            round(left * across) : round((left + part_width) * across),
+        ]
         bicubic = self.preprocessing.interpolation == "bicubic"
         return interpolate(
-            part[None], size=(height, width), mode="bicubic" if bicubic else "bilinear", antialias=True
+            _channels_first(part)[None],
+            size=(height, width),
+            mode="bicubic" if bicubic else "bilinear",
+            antialias=True,
         )[0]
 
     def draw(self, width: int, height: int) -> tuple[int, int, int, int]:
@@ -154,6 +154,12 @@ class PadAndCrop:
         padded = F.pad(image, [right, down], fill=mean_color)
         top, left = int(torch.randint(2 * down + 1, ())), int(torch.randint(2 * right + 1, ()))
         return padded[:, top : top + height, left : left + width]
+
+
+def _channels_first(pixels: Pixels) -> Tensor:
+    """A view of the pixels as a tensor (channels, height, width); turned ones are copied."""
+    turned = min(pixels.strides) < 0  # which torch does not know
+    return torch.from_numpy(pixels.copy() if turned else pixels).permute(2, 0, 1)
 
 
 def _three_augment(_fill: Any) -> nn.Module:

@@ -40,8 +40,8 @@ class LabelledImages(Protocol):
         """int64 (images,) or float32 (images, classes)."""
         ...
 
-    def encoded(self, index: int) -> EncodedImage:
-        """The image at a position, its header read."""
+    def encoded(self, indices: Indices) -> Iterator[EncodedImage]:
+        """The images at these positions, one after the other, their headers read."""
         ...
 
 
@@ -157,10 +157,13 @@ class _TrainImages(Dataset[Batch]):
 
     def __getitems__(self, key: tuple[int, Indices]) -> Batch:
         epoch, indices = key
-        return _batch(self._split, [self._image(epoch, int(index)) for index in indices], indices)
+        images = [
+            self._augment(encoded, epoch, int(index))
+            for index, encoded in zip(indices, self._split.encoded(indices), strict=True)
+        ]
+        return _batch(self._split, images, indices)
 
-    def _image(self, epoch: int, index: int) -> Tensor:
-        encoded = self._split.encoded(index)
+    def _augment(self, encoded: EncodedImage, epoch: int, index: int) -> Tensor:
         with keyed_randomness(self._seed, epoch, index):
             return self._transform(encoded)
 
@@ -173,7 +176,7 @@ class _EvaluationImages(Dataset[Batch]):
 
     def __getitems__(self, indices: Indices) -> Batch:
         mode = self._preprocessing.mode
-        images = [self._preprocessing(self._split.encoded(int(index)).decode(mode)) for index in indices]
+        images = [self._preprocessing(encoded.decode(mode)) for encoded in self._split.encoded(indices)]
         return _batch(self._split, images, indices)
 
 

@@ -1,5 +1,6 @@
 """One split of a data set: labelled images in a fixed order."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,10 +43,10 @@ class Split:
         """Number of images."""
         return len(self.rows)
 
-    def encoded(self, index: int) -> EncodedImage:
-        """The image at a position, its header read and its pixels not yet decoded."""
-        return self.images.encoded(int(self.rows[index]))
+    def encoded(self, indices: NDArray[np.int64]) -> Iterator[EncodedImage]:
+        """The images at these positions, one after the other, headers read and pixels not yet decoded."""
+        return self.images.encoded(self.rows[indices])
 
     def image(self, index: int, mode: ColorMode = "RGB") -> Image.Image:
         """The upright image at a position."""
-        return self.encoded(index).decode(mode)
+        return next(self.encoded(np.array([index]))).decode(mode)

@@ -17,7 +17,7 @@ from resnet_hub.finetuning.augment import (
 )
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.contact_sheet import draw_batch
-from resnet_hub.images import open_image, read_header
+from resnet_hub.images import ColorMode, EncodedImage, Pixels, open_image, read_header
 from resnet_hub.preprocessing import Preprocessing
 from tests.finetuning.image_files import encoded, picture
 
@@ -97,12 +97,17 @@ def test_reduced_decoding_shows_the_same_part_of_the_image(width: int, orientati
         assert difference.max() < 16
 
 
-def test_large_jpegs_are_decoded_no_larger_than_their_crop_needs():
-    data = large_jpeg(width=3200, height=2400)
-    header = read_header(data)
+def test_large_jpegs_are_decoded_no_larger_than_their_crop_needs(monkeypatch: pytest.MonkeyPatch):
+    decoded = []
+
+    def pixels(encoded: EncodedImage, mode: ColorMode, *, at_least: tuple[int, int]) -> Pixels:
+        decoded.append(encoded.decode(mode, at_least=at_least).size)
+        return np.zeros((1, 1, 3), dtype=np.uint8)
+
+    monkeypatch.setattr(EncodedImage, "pixels", pixels)
     with keyed_randomness(0):
-        CropAndResize(COLOUR, area=(1.0, 1.0))(header)
-    assert header.file.size == (400, 300)
+        CropAndResize(COLOUR, area=(1.0, 1.0))(read_header(large_jpeg(width=3200, height=2400)))
+    assert decoded == [(400, 300)]
 
 
 def test_mild_crops_show_more_of_the_image_than_standard_ones():
