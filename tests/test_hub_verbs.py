@@ -52,7 +52,8 @@ def test_a_pull_request_is_printed(hub, folder, capsys, spelling):
 
 def test_a_new_public_repository_is_made_only_after_a_yes(hub, folder, at_a_terminal, monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda question: "")
-    assert main(["push", str(folder), REPO]) == 2
+    for options in ([], ["--create_pr"]):
+        assert main(["push", str(folder), REPO, *options]) == 2
     assert ("models", REPO) not in hub.storage.repos
     monkeypatch.setattr("builtins.input", lambda question: "y")
     assert main(["push", str(folder), REPO]) == 0

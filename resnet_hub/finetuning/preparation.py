@@ -1,6 +1,9 @@
 """Everything that can go wrong before training goes wrong here, before anything is written."""
 
 import logging
+import os
+import select
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +26,7 @@ from resnet_hub.finetuning.progress import Display
 from resnet_hub.finetuning.run_folder import RunFolder
 from resnet_hub.finetuning.sampler import EpochPlan
 from resnet_hub.finetuning.tracking import check_trackers
+from resnet_hub.hub import may_be_public
 from resnet_hub.hub.access import asking, offline
 from resnet_hub.preprocessing import Preprocessing
 
@@ -51,6 +55,11 @@ class Run:
         assert self.config.num_train_epochs is not None
         steps = self.config.num_train_epochs * self.plan.steps_per_epoch
         return min(steps, self.config.max_train_steps or steps)
+
+    @property
+    def repo_id(self) -> str:
+        """Where the run is published if that was asked for; without an owner it is the token's."""
+        return _repo_id(self.config)
 
     def facts(self) -> dict[str, Any]:
         """What a resumed run has to share with its beginning, besides the configuration."""
@@ -118,6 +127,33 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
     return run
 
 
+def confirm_publishing(run: Run) -> None:
+    """On a terminal, ask before a run is begun that would make a public repository; every process calls this.
+
+    Raises ConfigError after a no, with nothing written.
+    """
+    repo_id = run.repo_id
+    asks = run.machine.is_main and run.config.push_to_hub and not run.config.hub_private_repo
+    asks = asks and sys.stdin is not None and sys.stdin.isatty()
+    declined = asks and not may_be_public(repo_id, ask=lambda text: _typed(text, run.watch))
+    run.stop_if_asked()
+    if run.machine.agree_any(declined):
+        raise ConfigError(
+            f"{repo_id} is not to be made public, so nothing was begun. Only you can see it with "
+            f"--hub_private_repo; leave --push_to_hub out to publish nothing."
+        )
+
+
+def _typed(question: str, watch: PreemptionWatch) -> str:
+    """The line that a person types, or nothing once the run is asked to stop."""
+    print(question, end="", file=sys.stderr, flush=True)  # noqa: T201  stdout is for what the command returns
+    if os.name != "nt":  # Windows cannot wait for a terminal; there the signal is seen after the answer
+        while not select.select([sys.stdin], [], [], 0.1)[0]:
+            if watch.requested:
+                return ""
+    return sys.stdin.readline()
+
+
 def _default_output_dir(config: FinetuneConfig) -> Path:
     parts = (Path(config.dataset).name, Path(config.model_name_or_path).name)
     return Path("runs") / "_".join(part.replace(":", "-") for part in parts)
@@ -144,8 +180,7 @@ def _check_publishing(config: FinetuneConfig) -> None:
         raise ConfigError("--push_to_hub needs the Hub; HF_HUB_OFFLINE is set. Unset it, or publish later.")
     if get_token() is None:
         raise ConfigError("--push_to_hub needs a token: type `hf auth login` first, or set HF_TOKEN.")
-    assert config.output_dir is not None
-    repo_id = config.hub_model_id or config.output_dir.name
+    repo_id = _repo_id(config)
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -153,6 +188,11 @@ def _check_publishing(config: FinetuneConfig) -> None:
             f"{repo_id!r} cannot be a repository's name ({error}); use --hub_model_id."
         ) from error
     asking(HfApi().whoami, repo_id=repo_id)
+
+
+def _repo_id(config: FinetuneConfig) -> str:
+    assert config.output_dir is not None
+    return config.hub_model_id or config.output_dir.name
 
 
 @torch.inference_mode()

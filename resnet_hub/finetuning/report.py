@@ -80,9 +80,7 @@ def publish_if_asked(run: Run) -> None:
     if not config.push_to_hub:
         return
     try:
-        record = push_folder(
-            run.folder.export, config.hub_model_id or run.folder.path.name, private=config.hub_private_repo
-        )
+        record = push_folder(run.folder.export, run.repo_id, private=config.hub_private_repo)
     except HubError as error:
         raise PublishingError(f"The run is finished and whole, but not published. {error}") from error
     run.display.say(f"published {record.url}")

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from resnet_hub.errors import RunError, UserError
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.preemption import PreemptionWatch
-from resnet_hub.finetuning.preparation import prepare
+from resnet_hub.finetuning.preparation import confirm_publishing, prepare
 from resnet_hub.finetuning.report import measure, publish_if_asked, write_results
 from resnet_hub.finetuning.training import draw_first_batches, start_or_resume, train_epochs
 from resnet_hub.results import RunReport
@@ -25,6 +25,7 @@ def finetune(config: FinetuneConfig) -> RunReport:
     """
     with PreemptionWatch() as watch:
         run = prepare(config, watch)
+        confirm_publishing(run)
         accelerator = run.machine.accelerator
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:

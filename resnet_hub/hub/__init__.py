@@ -3,16 +3,16 @@
 from resnet_hub.hub.download import download, ensure_pretrained_weights
 from resnet_hub.hub.export import current_card, refresh_card, save_folder
 from resnet_hub.hub.loading import load, local_folder
-from resnet_hub.hub.push import PushRecord, is_published, push_folder
+from resnet_hub.hub.push import PushRecord, may_be_public, push_folder
 
 __all__ = [
     "PushRecord",
     "current_card",
     "download",
     "ensure_pretrained_weights",
-    "is_published",
     "load",
     "local_folder",
+    "may_be_public",
     "push_folder",
     "refresh_card",
     "save_folder",

@@ -3,6 +3,7 @@
 import logging
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,10 +78,13 @@ def push_folder(
         ) from None
 
 
-def is_published(repo_id: str) -> bool:
-    """Whether the Hub has such a repository that we can see."""
+def may_be_public(repo_id: str, *, ask: Callable[[str], str]) -> bool:
+    """Whether the repository is there already, or the person says that a new one may be public."""
     api = HfApi()
-    return asking(lambda: _info_or_none(api, _full_name(api, repo_id)), repo_id=repo_id) is not None
+    if asking(lambda: _info_or_none(api, _full_name(api, repo_id)), repo_id=repo_id) is not None:
+        return True
+    answer = ask(f"{repo_id} is not on the Hub yet and will be public. Publish it? [y/N] ")
+    return answer.strip().lower() in ("y", "yes")
 
 
 def _push(request: PushRequest) -> PushRecord:

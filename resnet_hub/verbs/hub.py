@@ -12,8 +12,8 @@ from resnet_hub.hub import (
     current_card,
     download,
     ensure_pretrained_weights,
-    is_published,
     local_folder,
+    may_be_public,
     push_folder,
     refresh_card,
 )
@@ -21,8 +21,8 @@ from resnet_hub.hub import (
 
 def run_push(arguments: argparse.Namespace) -> int:
     """Publish, read back, and print the address with the commit; 2 when the answer to the question is no."""
-    asks = sys.stdin.isatty() and not (arguments.private or arguments.yes or arguments.create_pr)
-    if asks and not is_published(arguments.repo_id) and not _confirmed(arguments.repo_id):
+    asks = sys.stdin is not None and sys.stdin.isatty() and not (arguments.private or arguments.yes)
+    if asks and not may_be_public(arguments.repo_id, ask=input):
         print("Nothing was published. With --private only you can see it.")
         return 2
     record = push_folder(
@@ -71,8 +71,3 @@ def run_card(arguments: argparse.Namespace) -> int:
     else:
         print(current_card(folder, repo_id=arguments.repo_id), end="")
     return 0
-
-
-def _confirmed(repo_id: str) -> bool:
-    answer = input(f"{repo_id} is not on the Hub yet and will be public. Publish it? [y/N] ")
-    return answer.strip().lower() in ("y", "yes")

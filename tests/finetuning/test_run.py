@@ -4,9 +4,12 @@ import json
 import math
 import os
 import pty
+import select
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -271,6 +274,57 @@ def test_push_to_hub_publishes_the_finished_run(hub, tmp_path: Path, capsys):
     assert "published" in capsys.readouterr().err
     ours, theirs = resnet_hub.load(folder), resnet_hub.load("alice/digits")
     assert all(ours.state_dict()[name].equal(tensor) for name, tensor in theirs.state_dict().items())
+
+
+@pytest.fixture
+def typing(monkeypatch) -> Iterator[Callable[[bytes], int]]:
+    """A terminal as stdin; what is written to it is what a person types."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs) as terminal:
+        monkeypatch.setattr("sys.stdin", terminal)
+        yield lambda text: os.write(ours, text)
+    os.close(ours)
+
+
+PUSH = [*TINY, "--max_train_steps", "1", "--push_to_hub", "--hub_model_id", "alice/digits"]
+
+
+@pytest.mark.parametrize("answer", [b"n\n", b"\n", b"\x04"], ids=["no", "nothing", "end of input"])
+def test_on_a_terminal_a_no_to_a_public_repository_ends_before_anything_is_written(
+    hub, tmp_path: Path, typing, answer, capsys
+):
+    typing(answer)
+    assert main([*PUSH, "--output_dir", str(tmp_path / "run")]) == 2
+    shown = capsys.readouterr().err
+    assert "alice/digits is not on the Hub yet and will be public" in shown
+    assert "--hub_private_repo" in shown
+    assert not (tmp_path / "run").exists()
+    assert ("models", "alice/digits") not in hub.storage.repos
+
+
+def test_ctrl_c_at_the_question_ends_it_with_nothing_written(hub, tmp_path: Path, typing, monkeypatch):
+    wait = select.select
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return wait(*arguments)
+
+    monkeypatch.setattr("resnet_hub.finetuning.preparation.select.select", interrupted)
+    assert main([*PUSH, "--output_dir", str(tmp_path / "run")]) == 75
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_on_a_terminal_a_yes_publishes_and_an_existing_or_private_repository_is_not_asked_for(
+    hub, tmp_path: Path, typing, capsys
+):
+    typing(b"y\n")
+    assert main([*PUSH, "--output_dir", str(tmp_path / "first")]) == 0
+    assert not hub.storage.repos["models", "alice/digits"].private
+    assert main([*PUSH, "--output_dir", str(tmp_path / "second")]) == 0  # nobody types now
+    private = [*PUSH[:-1], "alice/own", "--hub_private_repo", "--output_dir", str(tmp_path / "third")]
+    assert main(private) == 0
+    assert capsys.readouterr().err.count("will be public") == 1
 
 
 def test_a_run_that_cannot_be_published_is_finished_and_says_how_to_try_again(hub, tmp_path: Path, capsys):
