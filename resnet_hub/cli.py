@@ -65,6 +65,12 @@ VERBS = {
         ),
         Verb(name="card", module=_HUB, flags=_HUB_FLAGS, help="print the card of a model folder or a run"),
         Verb(name="push", module=_HUB, flags=_HUB_FLAGS, help="publish a model folder on the Hub"),
+        Verb(
+            name="export",
+            module="resnet_hub.verbs.export",
+            flags="resnet_hub.verbs.export_flags",
+            help="ONNX and torch.export files, each compared with the model",
+        ),
     )
 }
 

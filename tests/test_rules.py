@@ -20,7 +20,7 @@ LEVELS = (
     ("images", "preprocessing"),
     ("model_card",),
     ("hub",),
-    ("predict", "conformance"),
+    ("predict", "conformance", "formats"),
     ("registration",),
     ("__init__",),
     ("finetuning",),

@@ -75,7 +75,7 @@ def save_folder(
     _refuse_bad_request(network, folder, class_names=class_names, report=report, overwrite=overwrite)
     public = None if report is None else public_report(report)
     base_model = None if public is None else public.base_model
-    with _whole_folder(folder, overwrite=overwrite) as scratch:
+    with whole_folder(folder, overwrite=overwrite) as scratch:
         write_weights(network, scratch)
         write_config(
             network,
@@ -190,7 +190,7 @@ def _timm_cfg(network: nn.Module) -> dict[str, Any]:
 
 
 @contextmanager
-def _whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+def whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """A scratch folder that becomes `folder` when the block ends well, and vanishes when it does not."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))

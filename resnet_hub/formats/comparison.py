@@ -1,0 +1,79 @@
+"""How far an exported file is from its model, and how fast it is beside it."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from resnet_hub.preprocessing import Preprocessing
+
+Runner = Callable[[Tensor], list[Tensor]]
+"""What runs an exported file: inputs to outputs, the logits last."""
+
+_WARMING_ROUNDS = 2
+_ROUNDS = (3, 20)  # at least and at most
+_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deviation:
+    """The answers of an exported file beside those of the model on the same images."""
+
+    logit: float
+    """Largest difference of a logit."""
+    largest_logit: float
+    """The model's largest absolute logit."""
+    probability: float
+    """Largest difference of a probability."""
+    agreement: float
+    """Share of the images that both find the same class most probable for."""
+
+    @property
+    def share(self) -> float:
+        """The largest difference of a logit as a share of the largest logit."""
+        return self.logit / max(self.largest_logit, 1e-12)
+
+
+@torch.inference_mode()
+def model_logits(model: nn.Module, pixels: Tensor, batch_size: int) -> Tensor:
+    """What the model itself answers to uint8 images, float32 (images, classes)."""
+    preprocessing = Preprocessing.of_model(model)
+    return torch.cat([model(preprocessing.normalize(batch)).float() for batch in pixels.split(batch_size)])
+
+
+def compare(found: Tensor, wanted: Tensor, *, multi_label: bool) -> Deviation:
+    """The deviation of the logits `found` from the model's own; not a number counts as infinitely far."""
+    found = found.float()
+    squash = torch.sigmoid if multi_label else lambda logits: torch.softmax(logits, dim=1)
+    is_finite = bool(found.isfinite().all())
+    return Deviation(
+        logit=float((found - wanted).abs().max()) if is_finite else float("inf"),
+        largest_logit=float(wanted.abs().max()),
+        probability=float((squash(found) - squash(wanted)).abs().max()) if is_finite else 1.0,
+        agreement=float((found.argmax(dim=1) == wanted.argmax(dim=1)).float().mean()),
+    )
+
+
+@torch.inference_mode()
+def images_per_second(forms: Mapping[str, tuple[Runner, Tensor]]) -> dict[str, float]:
+    """Speed of each form on its inputs: the median over rounds that run every form once, in turns.
+
+    Each round begins with another form, so that what else the machine does meets all of them alike.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    order = list(forms)
+    begin = time.perf_counter()
+    for number in range(_WARMING_ROUNDS + _ROUNDS[1]):
+        if number >= _WARMING_ROUNDS + _ROUNDS[0] and time.perf_counter() - begin > _SECONDS:
+            break
+        order = [*order[1:], order[0]]
+        for name in order:
+            run, images = forms[name]
+            start = time.perf_counter()
+            run(images)
+            if number >= _WARMING_ROUNDS:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: len(forms[name][1]) / statistics.median(times) for name, times in seconds.items()}

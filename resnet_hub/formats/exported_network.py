@@ -1,0 +1,57 @@
+"""The network in the form that is exported: with its preprocessing or without, in a precision of its own."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from resnet_hub.formats.kinds import Precision
+from resnet_hub.preprocessing import Preprocessing
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class ExportedNetwork(nn.Module):
+    """A copy of a network that takes normalised float32 images, or uint8 images, and gives float32.
+
+    Without preprocessing: (batch, channels, height, width) normalised float32 -> logits.
+    With it: (batch, height, width, channels) uint8, resized and cropped -> probabilities and logits.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, model: nn.Module, *, precision: Precision, with_preprocessing: bool) -> None:
+        super().__init__()
+        self.preprocessing = Preprocessing.of_model(model)
+        self.with_preprocessing = with_preprocessing
+        self.multi_label = bool(getattr(model, "multi_label", False))
+        # int8 is made of the float32 file, by quantising it.
+        self.dtype = _DTYPES.get(precision, torch.float32)
+        self.network = copy.deepcopy(model).cpu().eval().to(self.dtype).requires_grad_(False)
+        self.register_buffer("scale", torch.tensor([1 / (255 * std) for std in self.preprocessing.std]))
+        pairs = zip(self.preprocessing.mean, self.preprocessing.std, strict=True)
+        self.register_buffer("offset", torch.tensor([mean / std for mean, std in pairs]))
+
+    @property
+    def output_names(self) -> list[str]:
+        """What the outputs are called, in their order."""
+        return ["probabilities", "logits"] if self.with_preprocessing else ["logits"]
+
+    def prepare(self, pixels: Tensor) -> Tensor:
+        """What goes into the file for resized and cropped uint8 images (batch, channels, height, width)."""
+        if self.with_preprocessing:
+            return pixels.permute(0, 2, 3, 1).contiguous()
+        return self.preprocessing.normalize(pixels).contiguous()
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits, or probabilities and logits, (batch, num_classes) each."""
+        if self.with_preprocessing:
+            # The arithmetic of normalisation is float32 in every precision.
+            images = (images.float() * self.scale - self.offset).permute(0, 3, 1, 2)
+        logits = self.network(images.to(self.dtype)).float()
+        return (self.probabilities(logits), logits) if self.with_preprocessing else logits
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of classes that exclude each other, or each of a label by itself."""
+        return torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=1)

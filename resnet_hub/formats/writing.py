@@ -1,0 +1,270 @@
+"""Exporting a model: every file is written, run and compared, and only then does the folder appear."""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resnet_hub.errors import ModelError, RunError
+from resnet_hub.formats.comparison import Deviation, Runner, compare, images_per_second, model_logits
+from resnet_hub.formats.exported_network import ExportedNetwork
+from resnet_hub.formats.kinds import Kind
+from resnet_hub.formats.onnx_files import open_onnx, quantize_onnx, require_onnx, write_onnx
+from resnet_hub.formats.torch_files import open_own_pt2, write_pt2
+from resnet_hub.hub.export import whole_folder
+
+REPORT_FILE = "export_report.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What is to be written, and what it is compared on."""
+
+    kinds: tuple[Kind, ...]
+    pixels: Tensor
+    """Resized and cropped images, uint8 (images, channels, height, width), to compare the answers on."""
+    pixels_from: str
+    """Where they are from, for the report."""
+    calibration: Tensor | None = None
+    """Other images of the same kind, from which int8 takes the ranges of its features."""
+    with_preprocessing: bool = False
+    largest_deviation: float | None = None
+    """Replaces the limit of every kind."""
+    least_agreement: float | None = None
+    """Replaces the limit of every kind."""
+    batch_size: int = 16
+    facts: Mapping[str, Any]
+    """What the report and the metadata of ONNX files say of the model: source, class names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedFile:
+    """One file: how far it is from the model, and how fast beside it; or why it was refused."""
+
+    kind: str
+    file: str
+    megabytes: float | None
+    deviation: Deviation | None
+    largest_deviation: float
+    """The limit of `deviation.share`."""
+    least_agreement: float
+    images_per_second: float | None = None
+    ratio_to_eager: float | None = None
+    refused: str | None = None
+    """Why the file was removed; None for a file that is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What was exported; `export_report.json` is this record."""
+
+    facts: dict[str, Any]
+    with_preprocessing: bool
+    inputs: str
+    outputs: list[str]
+    preprocessing: dict[str, Any]
+    """What an image goes through before the input (or in it, for scaling and normalisation)."""
+    num_images: int
+    images_from: str
+    num_calibration_images: int
+    batch_size: int
+    threads: int
+    eager_images_per_second: float
+    files: tuple[ExportedFile, ...]
+    versions: dict[str, str]
+
+    @property
+    def refused(self) -> tuple[ExportedFile, ...]:
+        """The files that were removed again."""
+        return tuple(file for file in self.files if file.refused)
+
+
+def write_formats(model: nn.Module, folder: Path, request: ExportRequest) -> ExportReport:
+    """Write the kinds of files that are asked for into a new folder, with `export_report.json` beside them.
+
+    A file that does not run, or that deviates more than its kind may, is removed and the report says why; if
+    none is left there is no folder.
+
+    Raises:
+        ModelError: the request cannot be carried out; nothing was written.
+    """
+    _refuse_bad_request(folder, request)
+    model = model.cpu().eval()
+    wanted = model_logits(model, request.pixels, request.batch_size)
+    if not wanted.isfinite().all():
+        raise ModelError("The model answers the images with numbers that are not finite; check its weights.")
+    report = None
+    with suppress(_NothingLeft), whole_folder(folder, overwrite=False) as scratch:
+        files = [_export(model, kind, scratch, request, wanted) for kind in request.kinds]
+        report = _report(model, request, _with_speeds(model, files, scratch, request))
+        if len(report.refused) == len(report.files):
+            raise _NothingLeft
+        text = json.dumps(asdict(report), indent=2, ensure_ascii=False)
+        (scratch / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    assert report is not None
+    return report
+
+
+class _NothingLeft(RunError):
+    """Every file was refused."""
+
+
+def _refuse_bad_request(folder: Path, request: ExportRequest) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder} exists already and is not written over. Name another folder.")
+    if any(kind.container == "onnx" for kind in request.kinds):
+        require_onnx()
+    needs_calibration = any(kind.precision == "int8" for kind in request.kinds)
+    if needs_calibration and (request.calibration is None or not len(request.calibration)):
+        raise ModelError(
+            "int8 takes the ranges of its features from images of the kind that the model will see: name "
+            "some hundred with --images (every second one is used for it, the others to compare)."
+        )
+
+
+def _export(
+    model: nn.Module, kind: Kind, folder: Path, request: ExportRequest, wanted: Tensor
+) -> ExportedFile:
+    """Write one file, run it, and compare it; it is removed if it must not be used."""
+    path = folder / kind.file_name
+    network = ExportedNetwork(
+        model, precision=kind.precision, with_preprocessing=request.with_preprocessing
+    ).eval()
+    record = ExportedFile(
+        kind=kind.name,
+        file=path.name,
+        megabytes=None,
+        deviation=None,
+        largest_deviation=_or(request.largest_deviation, kind.largest_deviation),
+        least_agreement=_or(request.least_agreement, kind.least_agreement),
+    )
+    try:
+        _write(network, kind, path, request)
+        logits = _answers(_open(path), network, request)
+    except OSError:
+        raise
+    except Exception as error:  # the exporters and runtimes have no common type for what they cannot do
+        path.unlink(missing_ok=True)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return replace(record, refused=f"cannot be written or run: {reason[:200]}")
+    deviation = compare(logits, wanted, multi_label=network.multi_label)
+    record = replace(record, deviation=deviation, megabytes=round(path.stat().st_size / 1e6, 3))
+    if refused := _refusal(record, deviation):
+        path.unlink()
+    return replace(record, refused=refused)
+
+
+def _write(network: ExportedNetwork, kind: Kind, path: Path, request: ExportRequest) -> None:
+    # Two images: with one, the exporter would take the batch for a constant.
+    example = network.prepare(request.pixels[:1].expand(2, -1, -1, -1))
+    facts = dict(request.facts) | {
+        "precision": kind.precision,
+        "preprocessing": asdict(network.preprocessing),
+    }
+    if kind.container == "pt2":
+        write_pt2(network, example, path)
+    elif kind.precision != "int8":
+        write_onnx(network, example, path, facts=facts)
+    else:
+        assert request.calibration is not None
+        with tempfile.TemporaryDirectory() as scratch:
+            source = Path(scratch) / "model.onnx"
+            write_onnx(network, example, source, facts={})
+            calibration = network.prepare(request.calibration)
+            quantize_onnx(source, path, calibration=calibration, facts=facts)
+
+
+def _open(path: Path) -> Runner:
+    return open_onnx(path) if path.suffix == ".onnx" else open_own_pt2(path)
+
+
+@torch.inference_mode()
+def _answers(run: Runner, network: ExportedNetwork, request: ExportRequest) -> Tensor:
+    """Logits of all images, in batches of several sizes: one alone first."""
+    first, others = request.pixels[:1], request.pixels[1:]
+    batches = [first, *(others.split(request.batch_size) if len(others) else ())]
+    return torch.cat([run(network.prepare(batch))[-1] for batch in batches])
+
+
+def _refusal(record: ExportedFile, deviation: Deviation) -> str | None:
+    if not deviation.share <= record.largest_deviation:
+        return (
+            f"its logits are up to {deviation.share:.2%} of the largest one away from the model's, "
+            f"accepted are {record.largest_deviation:.2%} (--tolerance)"
+        )
+    if deviation.agreement < record.least_agreement:
+        return (
+            f"it agrees with the model on {deviation.agreement:.2%} of the images, "
+            f"at least {record.least_agreement:.2%} is wanted (--min_agreement)"
+        )
+    return None
+
+
+def _with_speeds(
+    model: nn.Module, files: list[ExportedFile], folder: Path, request: ExportRequest
+) -> tuple[float, list[ExportedFile]]:
+    """Images per second of the model itself, and the records with theirs."""
+    network = ExportedNetwork(model, precision="fp32", with_preprocessing=request.with_preprocessing).eval()
+    repeated = -(-request.batch_size // len(request.pixels))
+    batch = network.prepare(request.pixels.repeat(repeated, 1, 1, 1)[: request.batch_size])
+    forms: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {"eager": (network, batch)}
+    forms |= {file.kind: (_open(folder / file.file), batch) for file in files if not file.refused}
+    speeds = images_per_second(forms)
+    return speeds["eager"], [
+        file
+        if file.refused
+        else replace(
+            file,
+            images_per_second=round(speeds[file.kind], 2),
+            ratio_to_eager=round(speeds[file.kind] / speeds["eager"], 3),
+        )
+        for file in files
+    ]
+
+
+def _report(
+    model: nn.Module, request: ExportRequest, measured: tuple[float, list[ExportedFile]]
+) -> ExportReport:
+    eager, files = measured
+    network = ExportedNetwork(model, precision="fp32", with_preprocessing=request.with_preprocessing)
+    channels, height, width = request.pixels.shape[1:]
+    inputs = (
+        f"images: uint8 (batch, {height}, {width}, {channels})"
+        if request.with_preprocessing
+        else f"images: normalised float32 (batch, {channels}, {height}, {width})"
+    )
+    packages = ("resnet_hub", "torch", "timm", "onnx", "onnxruntime")
+    installed = {package: _version(package) for package in packages}
+    return ExportReport(
+        facts=dict(request.facts),
+        with_preprocessing=request.with_preprocessing,
+        inputs=inputs,
+        outputs=network.output_names,
+        preprocessing=asdict(network.preprocessing),
+        num_images=len(request.pixels),
+        images_from=request.pixels_from,
+        num_calibration_images=0 if request.calibration is None else len(request.calibration),
+        batch_size=request.batch_size,
+        threads=torch.get_num_threads(),
+        eager_images_per_second=round(eager, 2),
+        files=tuple(files),
+        versions={package: version for package, version in installed.items() if version},
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _or(given: float | None, default: float) -> float:
+    return default if given is None else given
