@@ -168,6 +168,13 @@ def open_image(
     return read_header(source).decode(mode, at_least=at_least)
 
 
+@cache
+def known_formats() -> tuple[str, ...]:
+    """Formats that are opened here: of those meant for foreign files what this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
 def color_mode(num_channels: int) -> ColorMode:
     """The PIL mode for a model's number of input channels: 3 or 1."""
     modes: dict[int, ColorMode] = {1: "L", 3: "RGB"}
@@ -183,7 +190,7 @@ def _open_file(data: bytes) -> Image.Image:
     if not data:
         raise BadImageError("is empty: zero bytes")
     try:
-        return Image.open(io.BytesIO(data), formats=_known_formats())
+        return Image.open(io.BytesIO(data), formats=known_formats())
     except UnidentifiedImageError as error:
         raise BadImageError(_what_it_is(data)) from error
     except Exception as error:  # decoders of foreign bytes raise all sorts
@@ -202,13 +209,6 @@ def _encoded_bytes(source: bytes | bytearray | memoryview | str | Path | Mapping
         except OSError as error:
             raise BadImageError(f"cannot be read: {error.strerror or error}") from error
     return bytes(source)
-
-
-@cache
-def _known_formats() -> tuple[str, ...]:
-    """Those of our formats that this build of Pillow (and its plugins, for HEIF) can open."""
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _orientation(file: Image.Image) -> int:

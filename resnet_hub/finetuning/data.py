@@ -12,7 +12,7 @@ from resnet_hub.errors import DataError
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.data_facts import DataFacts, describe, understand
 from resnet_hub.finetuning.image_column import ImageColumn
-from resnet_hub.finetuning.inspection import inspect_images
+from resnet_hub.finetuning.inspection import Inspector
 from resnet_hub.finetuning.labels import Labels, find_columns, read_labels
 from resnet_hub.finetuning.sources import Source, open_source
 from resnet_hub.finetuning.split import Split
@@ -61,12 +61,13 @@ class ImageData:
         return describe(title, self.class_names, self.splits, self.facts, num_bad=len(self.bad_images))
 
 
-def load_data(config: FinetuneConfig) -> ImageData:
+def load_data(config: FinetuneConfig, inspect: Inspector | None = None) -> ImageData:
     """Find, read, check and split the data set that `config` names.
 
-    Every image is read once. Raises DataError, before anything is written, for whatever cannot be found,
-    understood or trusted.
+    Every image is read once, by `inspect`; without it by this process alone. Raises DataError, before
+    anything is written, for whatever cannot be found, understood or trusted.
     """
+    inspect = inspect or Inspector()
     source = open_source(config)
     sizes = {name: len(split) for name, split in source.splits.items()}
     roles = find_roles(sizes, config)
@@ -80,7 +81,7 @@ def load_data(config: FinetuneConfig) -> ImageData:
             labels=values,
             rows=roles[name].rows,
             images=images,
-            seen=inspect_images(images, roles[name].rows),
+            seen=inspect(images, roles[name].rows),
         )
         for name, values in labels.values.items()
     }

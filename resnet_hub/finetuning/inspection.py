@@ -1,43 +1,26 @@
 """A look at every image before training: is it readable, how large is it, does it occur twice?
 
-Each image is read and decoded once, at the lowest resolution, on all cores. After that no image can stop a
-run, and every process knows the same ones to leave out.
+Each image is read and decoded once, at the lowest resolution, by all processes of the run on all their cores.
+After that no image can stop a run, and every process knows the same ones to leave out. What has been seen is
+remembered, so that a run that goes on does not look again at images that have not changed.
 """
 
-import hashlib
-import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_hub.finetuning.cores import available_cores
 from resnet_hub.finetuning.image_column import ImageColumn
-from resnet_hub.images import BadImageError, read_header
+from resnet_hub.finetuning.image_facts import DIGEST_BYTES, FactsMemory, ImageFacts, look_at
+from resnet_hub.finetuning.progress import Display
 
-logger = logging.getLogger(__name__)
-
-_CHUNK = 1024  # images whose bytes are in memory at once
-_WORTH_SAYING = 5_000  # images; below, it takes a few seconds
-_DIGEST_BYTES = 16
-
-
-class ImageFacts(NamedTuple):
-    """What one look at an image tells."""
-
-    digest: bytes
-    """Of the encoded bytes, in hexadecimal; empty if there are none."""
-    width: int
-    height: int
-    kind: str
-    """Format and PIL mode of the file: `JPEG RGB`."""
-    problem: str
-    """Why it cannot be used; empty if it can."""
+_CHUNK = 512  # images between two moments at which a run can be stopped; a few seconds for large ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,40 +46,65 @@ class Inspection:
         )
 
 
-def inspect_images(images: ImageColumn, rows: NDArray[np.int64]) -> Inspection:
-    """Look at the images of `rows`, which are decoded as far as needed to know that they can be."""
-    if len(rows) >= _WORTH_SAYING:
-        logger.info("Reading %s images once, to find broken ones and duplicates", f"{len(rows):,}")
-    facts = list(_look_at_all(images, rows))
-    return Inspection(
-        digests=np.array([fact.digest for fact in facts], dtype=f"S{2 * _DIGEST_BYTES}"),
-        sizes=np.array([(fact.width, fact.height) for fact in facts], dtype=np.int32).reshape(-1, 2),
-        # Objects, not NumPy's strings: those would give every row the room of the longest.
-        kinds=np.array([sys.intern(fact.kind) for fact in facts], dtype=np.object_),
-        problems=np.array([fact.problem for fact in facts], dtype=np.object_),
-    )
+def _never() -> None:
+    pass
 
 
-def look_at(images: ImageColumn, stored: Any) -> ImageFacts:
-    """Read and decode one image, given what the table holds of it."""
-    data = b""
-    try:
-        data = images.read(stored)
-        encoded = read_header(data)
-        kind = f"{encoded.file.format} {encoded.file.mode}"
-        encoded.decode(at_least=(1, 1))
-    except BadImageError as error:
-        return ImageFacts(_digest(data), 0, 0, "", str(error))
-    return ImageFacts(_digest(data), encoded.width, encoded.height, kind, "")
+def _mine_are_all(mine: list[ImageFacts]) -> list[ImageFacts]:
+    return mine
 
 
-def _look_at_all(images: ImageColumn, rows: NDArray[np.int64]) -> Iterator[ImageFacts]:
-    # Threads are enough: decoding and hashing are done outside Python's lock.
-    with ThreadPoolExecutor(max_workers=available_cores()) as pool:
-        for start in range(0, len(rows), _CHUNK):
-            yield from pool.map(partial(look_at, images), images.stored(rows[start : start + _CHUNK]))
+@dataclass(frozen=True, kw_only=True)
+class Inspector:
+    """Who looks at the images, what is remembered of it, and who hears about it."""
+
+    rank: int = 0
+    world_size: int = 1
+    num_threads: int = field(default_factory=available_cores)
+    gather: Callable[[list[ImageFacts]], list[ImageFacts]] = _mine_are_all
+    """The lists of all processes, one after the other; every process calls it equally often."""
+    memory: FactsMemory = field(default_factory=partial(FactsMemory, None))
+    display: Display = field(default_factory=partial(Display, is_main=False))
+    stop_if_asked: Callable[[], None] = _never
+    """Raises where the run has been asked to stop; every process calls it equally often."""
+
+    def __call__(self, images: ImageColumn, rows: NDArray[np.int64]) -> Inspection:
+        """Look at the images of `rows`, which are decoded as far as needed to know that they can be."""
+        facts = list(self._facts(images, rows))
+        return Inspection(
+            digests=np.array([fact.digest for fact in facts], dtype=f"S{2 * DIGEST_BYTES}"),
+            sizes=np.array([(fact.width, fact.height) for fact in facts], dtype=np.int32).reshape(-1, 2),
+            # Objects, not NumPy's strings: those would give every row the room of the longest.
+            kinds=np.array([sys.intern(fact.kind) for fact in facts], dtype=np.object_),
+            problems=np.array([fact.problem for fact in facts], dtype=np.object_),
+        )
+
+    def _facts(self, images: ImageColumn, rows: NDArray[np.int64]) -> Iterator[ImageFacts]:
+        """The facts of all rows; each process looks at a chunk of every round."""
+        text = f"looking once at each of {len(rows):,} images, for broken ones and duplicates"
+        # Threads are enough: decoding and hashing are done outside Python's lock.
+        with ThreadPoolExecutor(self.num_threads) as pool, self.display.counting(text, len(rows)) as count:
+            for start in range(0, len(rows), _CHUNK * self.world_size):
+                self.stop_if_asked()
+                first = start + self.rank * _CHUNK
+                yield from self.gather(self._look(images, rows[first : first + _CHUNK], pool))
+                count(min(start + _CHUNK * self.world_size, len(rows)))
+
+    def _look(
+        self, images: ImageColumn, rows: NDArray[np.int64], pool: ThreadPoolExecutor
+    ) -> list[ImageFacts]:
+        if not len(rows):
+            return []
+        stamps = images.stamps(rows)
+        known = self.memory.recall(stamps)
+        unknown = rows[[fact is None for fact in known]]
+        if not len(unknown):
+            return [fact for fact in known if fact is not None]
+        seen = pool.map(partial(_look_at_value, images), images.values(unknown))
+        facts = [fact or next(seen) for fact in known]
+        self.memory.keep(stamps, facts)
+        return facts
 
 
-def _digest(data: bytes) -> bytes:
-    # Hexadecimal, because NumPy's byte strings lose zeros at their end.
-    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest().encode() if data else b""
+def _look_at_value(images: ImageColumn, value: Any) -> ImageFacts:
+    return look_at(images, value.as_py())  # here, so that the bytes of few images are in memory at once

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets.config
 import torch
+from accelerate.utils import gather_object
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -19,6 +21,8 @@ from resnet_hub.errors import ConfigError, UserError
 from resnet_hub.finetuning.config import FinetuneConfig, with_options
 from resnet_hub.finetuning.data import ImageData, load_data
 from resnet_hub.finetuning.hyperrule import SMALL_IMAGE, complete
+from resnet_hub.finetuning.image_facts import FactsMemory
+from resnet_hub.finetuning.inspection import Inspector
 from resnet_hub.finetuning.machine import Machine, choose_num_workers, start_machine
 from resnet_hub.finetuning.model import Origin, build_model, check_model_name, describe_preprocessing
 from resnet_hub.finetuning.preemption import Preempted, PreemptionWatch
@@ -93,7 +97,7 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
     _check_publishing(config)
     machine = start_machine(config)
     display = Display(is_main=machine.is_main)
-    data = load_data(config)
+    data = load_data(config, _inspector(machine, display, watch))
     display.say(data.table())
     if machine.agree_any(watch.requested):
         raise Preempted
@@ -152,6 +156,24 @@ def _typed(question: str, watch: PreemptionWatch) -> str:
             if watch.requested:
                 return ""
     return sys.stdin.readline()
+
+
+def _inspector(machine: Machine, display: Display, watch: PreemptionWatch) -> Inspector:
+    """All processes look at the images together; what was seen is kept beside what `datasets` keeps."""
+
+    def stop_if_asked() -> None:
+        if machine.agree_any(watch.requested):
+            raise Preempted
+
+    return Inspector(
+        rank=machine.rank,
+        world_size=machine.world_size,
+        num_threads=machine.num_cores,
+        gather=gather_object,
+        memory=FactsMemory(Path(datasets.config.HF_DATASETS_CACHE) / "resnet_hub" / "images_seen"),
+        display=display,
+        stop_if_asked=stop_if_asked,
+    )
 
 
 def _default_output_dir(config: FinetuneConfig) -> Path:

@@ -2,13 +2,14 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BEFORE_COUNTING = 2.0
 
 
 class Display:
@@ -23,6 +24,28 @@ class Display:
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
         (self._bar.console if self._bar else self._console).print(text, markup=False)
+
+    @contextmanager
+    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show how far a preparation has come: what is given here is to be called with the number done.
+
+        What is over in a moment is not mentioned.
+        """
+        if self._console.is_terminal and not self._console.quiet:
+            columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            with Progress(*columns, console=self._console, transient=True) as bar:
+                task = bar.add_task(what, total=total)
+                yield lambda done: bar.update(task, completed=done)
+            return
+        due = time.monotonic() + SECONDS_BEFORE_COUNTING
+
+        def count(done: int) -> None:
+            nonlocal due
+            if time.monotonic() >= due and done < total:
+                self.say(f"{what}: {done:,} so far")
+                due = time.monotonic() + SECONDS_BETWEEN_LINES
+
+        yield count
 
     @contextmanager
     def training(self, *, total_steps: int, first_step: int) -> Iterator[None]:
