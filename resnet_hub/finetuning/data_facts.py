@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet_hub.finetuning.labels import Columns, Labels
 from resnet_hub.finetuning.split import Split
 
 _SHOWN = 5  # class names in a note
+_FEWEST_PIXELS = 8  # on a side; the smallest data set in use, the digits, has images of 8x8
 _IMBALANCE = 10  # images of the commonest class over those of the rarest, from which on it is worth a note
 
 
@@ -49,7 +51,7 @@ def understand(columns: Columns, labels: Labels, splits: Mapping[str, Split]) ->
         duplicates=duplicates,
         notes=(
             *_notes_on_classes(labels, counts),
-            *_notes_on_images(kinds, duplicates),
+            *_notes_on_images(kinds, duplicates, sizes),
             *(f"{name} has no labels and is not scored." for name in labels.unlabelled),
         ),
     )
@@ -122,7 +124,9 @@ def _notes_on_classes(labels: Labels, counts: Mapping[str, Sequence[int]]) -> li
     return notes
 
 
-def _notes_on_images(kinds: Mapping[str, int], duplicates: Mapping[str, int]) -> list[str]:
+def _notes_on_images(
+    kinds: Mapping[str, int], duplicates: Mapping[str, int], sizes: NDArray[np.int32]
+) -> list[str]:
     notes = [
         f"{count:,} images of {where} by content, which flatters the score."
         for where, count in duplicates.items()
@@ -130,6 +134,9 @@ def _notes_on_images(kinds: Mapping[str, int], duplicates: Mapping[str, int]) ->
     wide = sum(count for kind, count in kinds.items() if kind.split()[-1].startswith(("I", "F")))
     if wide:
         notes.append(f"{wide:,} images have 16 or 32 bits per pixel and are scaled to 8.")
+    tiny = int((sizes.min(axis=1) < _FEWEST_PIXELS).sum())
+    if tiny:
+        notes.append(f"{tiny:,} images have a side of less than {_FEWEST_PIXELS} pixels.")
     return notes
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import datasets.config
 import numpy as np
+from datasets.data_files import get_data_patterns
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
@@ -110,8 +111,25 @@ def _open_folder(name: str, folder: Path, config: FinetuneConfig) -> Source:
     if any((folder / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
         found = _load(name, lambda: datasets.load_from_disk(str(folder)))
     else:
-        found = _load(name, lambda: datasets.load_dataset(str(folder), config.dataset_config_name))
+        found = _load(
+            name,
+            lambda: datasets.load_dataset(
+                str(folder), config.dataset_config_name, data_files=_split_patterns(folder)
+            ),
+        )
     return Source(name=folder.name, revision=None, splits=_as_splits(found), folders=(folder,))
+
+
+def _split_patterns(folder: Path) -> dict[str, list[str]] | None:
+    """Patterns of the files of each split, where the folder's own name looks like a pattern; else None.
+
+    `datasets` finds the splits itself, but takes the folder's name for a part of the pattern.
+    """
+    escaped = glob.escape(str(folder))
+    if escaped == str(folder):
+        return None
+    found = get_data_patterns(escaped)
+    return {str(split): [f"{escaped}/{pattern}" for pattern in patterns] for split, patterns in found.items()}
 
 
 def _open_hub(name: str, config: FinetuneConfig) -> Source:
@@ -163,8 +181,8 @@ def _load(
     except (DatasetsError, ValueError, OSError, RuntimeError) as error:
         where = "the Hub's data set" if is_hub else "the folder"
         raise DataError(
-            f"Cannot read {where} {name} as images: {_first_line(error)} A folder holds a folder of images "
-            "per class, or images and a metadata.csv, or Parquet files, or what `save_to_disk` wrote."
+            f"Cannot read {where} {name} as images: {_first_line(error.__cause__ or error)} A folder "
+            "holds a folder of images per class, or images and a metadata.csv, or Parquet files, or what `save_to_disk` wrote."
         ) from error
 
 
@@ -214,6 +232,6 @@ def _unreachable(name: str, error: Exception) -> str:
     )
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return text[0] if text else type(error).__name__

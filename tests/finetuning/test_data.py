@@ -10,6 +10,8 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, List
 
@@ -347,7 +349,51 @@ def test_a_hub_out_of_reach_is_reported_within_fifteen_seconds(answers: str, tmp
         assert named in message
 
 
-def test_a_folder_with_brackets_in_its_name_is_read(photo_folder: Path, tmp_path: Path):
-    folder = tmp_path / "photos [2024] *"
-    shutil.copytree(photo_folder / "train", folder)
-    assert load_data(FinetuneConfig(train_dir=folder)).class_names == ("blue", "green", "red")
+@pytest.mark.parametrize("name", ["photos [2024] *", "a?b{x,y}", "data[0-9]"])
+def test_folders_whose_names_look_like_patterns_are_read(photo_folder: Path, tmp_path: Path, name: str):
+    folder = tmp_path / name / "and [another]"
+    shutil.copytree(photo_folder, folder)
+    data = load_data(FinetuneConfig(dataset_name=str(folder)))
+    assert data.class_names == ("blue", "green", "red")
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        "train": 61,
+        "validation": 27,
+        "test": 11,
+    }
+    assert load_data(FinetuneConfig(train_dir=folder / "train")).class_names == data.class_names
+    shutil.rmtree(folder / "train")
+    (folder / "validation").rename(folder / "train")
+    (folder / "train" / "red").rename(folder / "train" / "r[e]d*")
+    assert load_data(FinetuneConfig(dataset_name=str(folder))).class_names == ("blue", "green", "r[e]d*")
+
+
+def test_tables_and_saved_sets_in_folders_named_like_patterns_are_read(tmp_path: Path):
+    rows = table(HALF, PETS)
+    for kind in ("parquet [1]", "saved *"):
+        folder = tmp_path / "old [x]" / kind
+        folder.mkdir(parents=True)
+        if kind.startswith("parquet"):
+            rows.to_parquet(folder / "train.parquet")
+        else:
+            datasets.DatasetDict(train=rows).save_to_disk(folder)
+        assert len(of_folder(folder).train) == 28
+
+
+def test_a_table_with_two_columns_of_one_name_is_refused_by_that_name(tmp_path: Path):
+    images, labels = (column.combine_chunks() for column in table(HALF, PETS).data.table.columns)
+    rows = pa.Table.from_arrays([images, labels, labels], names=["image", "label", "label"])
+    pyarrow.parquet.write_table(rows, tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"Multiple matches.*label"):
+        of_folder(tmp_path)
+
+
+def test_tiny_images_are_read_and_noted(tmp_path: Path):
+    for number in range(20):
+        size = (1, 1) if number < 3 else (40, 7) if number < 5 else (8, 8)
+        path = tmp_path / "pets" / ("cat" if number % 2 else "dog") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(picture(*size, seed=number)))
+    data = load_data(FinetuneConfig(train_dir=tmp_path / "pets"))
+    assert sum(map(len, data.splits.values())) == 20
+    assert data.facts.size_range[0] == (1, 1)
+    assert "5 images have a side of less than 8 pixels" in data.table()
