@@ -63,7 +63,7 @@ VERBS = {
             flags=_HUB_FLAGS,
             help="a model of the Hub into a folder, verified",
         ),
-        Verb(name="card", module=_HUB, flags=_HUB_FLAGS, help="print the card of a model folder or a run"),
+        Verb(name="card", module=_HUB, flags=_HUB_FLAGS, help="print the card of a folder, run or variant"),
         Verb(name="push", module=_HUB, flags=_HUB_FLAGS, help="publish a model folder on the Hub"),
         Verb(
             name="export",
