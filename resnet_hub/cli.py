@@ -69,6 +69,13 @@ VERBS = {
             parses_itself=True,
         ),
         Verb(
+            name="predict",
+            module="resnet_hub.verbs.predict",
+            flags="resnet_hub.verbs.predict_flags",
+            help="images to labels, on the terminal or into a table",
+            extra="predict",
+        ),
+        Verb(
             name="download",
             module=_HUB,
             flags=_HUB_FLAGS,
@@ -81,6 +88,7 @@ VERBS = {
             module="resnet_hub.verbs.export",
             flags="resnet_hub.verbs.export_flags",
             help="ONNX and torch.export files, each compared with the model",
+            extra="export",
         ),
     )
 }

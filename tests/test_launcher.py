@@ -100,6 +100,7 @@ def test_a_request_that_cannot_be_carried_out_starts_nothing(monkeypatch: pytest
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_finetune_is_preempted_with_75_and_goes_on(processes: int, tmp_path: Path):
     run = tmp_path / "run"
@@ -111,7 +112,7 @@ def test_finetune_is_preempted_with_75_and_goes_on(processes: int, tmp_path: Pat
     while first.poll() is None and "train" not in _text(run / "metrics.jsonl"):
         time.sleep(0.05)
     first.send_signal(signal.SIGTERM)
-    _, errors = first.communicate(timeout=120)
+    _, errors = first.communicate(timeout=300)
     assert first.returncode == 75, errors
     second = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     assert second.returncode == 0, second.stderr

@@ -22,6 +22,7 @@ LEVELS = (
     ("hub",),
     ("predict", "conformance", "formats"),
     ("registration",),
+    ("prediction",),
     ("__init__",),
     ("finetuning",),
     ("verbs",),
