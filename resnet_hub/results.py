@@ -55,6 +55,9 @@ class Score:
     loss: float
     num_images: int
     mean_average_precision: float | None = None
+    expected_calibration_error: float | None = None
+    """Mean gap between confidence and accuracy in 15 bins (Guo et al. 2017, arXiv:1706.04599); None for
+    multi-label data, and in reports from before it was measured."""
     per_class: tuple[ClassScore, ...] = ()
 
 
@@ -104,6 +107,8 @@ class RunReport:
     """The resolved configuration, as `config.yaml` has it."""
     environment: dict[str, Any] = field(default_factory=dict)
     """Versions, device, precision and number of processes, as `environment.json` has them."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """What was understood of the data set: columns, images per class, sizes, kinds, notes."""
 
     def save(self, path: Path) -> None:
         """Write the report as JSON that a person can read too."""

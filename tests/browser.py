@@ -57,6 +57,17 @@ class Browser:
         addresses = [event["params"]["request"]["url"] for event in sent]
         return [address for address in addresses if not address.startswith("data:")]
 
+    def pictures(self) -> list[dict[str, Any]]:
+        """What each picture of the page is called and how wide it is in pixels; 0 where it did not load."""
+        script = (
+            "return [...document.images].map(i => ({alt: i.alt, width: i.complete ? i.naturalWidth : 0}))"
+        )
+        return self.run(script)
+
+    def text(self) -> str:
+        """The text of the page as a person sees it."""
+        return self.run("return document.body.innerText")
+
     def run(self, script: str, *arguments: Any) -> Any:
         """What a script returns in the page."""
         return self.driver.execute_script(script, *arguments)

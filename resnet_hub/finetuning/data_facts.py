@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,18 @@ class DataFacts:
     """`validation in train` -> images of validation that are in train too, by content."""
     notes: tuple[str, ...]
     """What a person should know before believing the scores."""
+
+    def record(self) -> dict[str, Any]:
+        """The facts as values that JSON knows, for `report.json`."""
+        smallest, median, largest = (list(size) for size in self.size_range)
+        return {
+            "image_column": self.columns.image,
+            "label_column": self.columns.label,
+            "class_counts": {name: list(counts) for name, counts in self.class_counts.items()},
+            "image_sizes": {"smallest": smallest, "median": median, "largest": largest},
+            "image_kinds": dict(self.kinds),
+            "notes": list(self.notes),
+        }
 
 
 def understand(columns: Columns, labels: Labels, splits: Mapping[str, Split]) -> DataFacts:

@@ -32,6 +32,11 @@ def draw_learning_curves(events: Sequence[Mapping[str, Any]], path: Path) -> Pat
 
 def draw_confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path) -> Path:
     """Confusion matrix, rows true and columns predicted, in shares of the true class."""
+    return _save(confusion_figure(counts, class_names), path)
+
+
+def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """The figure of a confusion matrix, with names and counts where the classes are few enough to read."""
     num_classes = len(class_names)
     is_named = num_classes <= MAX_NAMED_CLASSES
     size = min(12.0, 3.0 + 0.35 * num_classes)
@@ -50,7 +55,7 @@ def draw_confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: 
             axes.text(
                 column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=colour
             )
-    return _save(figure, path)
+    return figure
 
 
 def _figure(*, width: float, height: float) -> Figure:
@@ -65,5 +70,5 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def _shorten(name: str, *, limit: int = 24) -> str:
-    flat = " ".join(name.split())
+    flat = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"

@@ -13,6 +13,7 @@ from sklearn.metrics import (
 )
 from torch import Tensor
 
+from resnet_hub.finetuning.calibration import expected_calibration_error, reliability_bins
 from resnet_hub.results import ClassScore, Score, wilson_interval
 
 _ABSENT: Any = 0.0  # precision of a class that is never predicted, recall of one that never occurs
@@ -41,13 +42,19 @@ def score_predictions(logits: Tensor, labels: Tensor, class_names: tuple[str, ..
         macro_f1=float(macro_f1),
         loss=float(F.cross_entropy(logits.double(), labels)),
         num_images=total,
+        expected_calibration_error=_calibration_error(logits, predicted == labels),
         per_class=_class_scores(labels.numpy(), predicted.numpy(), class_names, range(len(class_names))),
     )
 
 
 def confusion(logits: Tensor, labels: Tensor) -> np.ndarray:
     """Counts (classes, classes): rows are the true classes, columns the predicted ones."""
-    return confusion_matrix(labels, logits.argmax(dim=1), labels=range(logits.shape[1]))
+    return count_confusions(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
+
+
+def count_confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """The same from the numbers of the predicted classes."""
+    return confusion_matrix(labels, predicted, labels=range(num_classes))
 
 
 def probabilities(logits: Tensor, *, multi_label: bool) -> Tensor:
@@ -72,6 +79,11 @@ def _score_multi_label(logits: Tensor, labels: Tensor, class_names: tuple[str, .
         mean_average_precision=float(mean_precision),
         per_class=_class_scores(truth.numpy(), predicted.numpy(), class_names, None),
     )
+
+
+def _calibration_error(logits: Tensor, is_right: Tensor) -> float:
+    confidence = torch.softmax(logits.double(), dim=1).amax(dim=1)
+    return expected_calibration_error(reliability_bins(confidence.numpy(), is_right.numpy()))
 
 
 def _class_scores(

@@ -8,8 +8,7 @@ from types import FrameType, TracebackType
 logger = logging.getLogger(__name__)
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: "try again later"
-# torchrun, accelerate launch, resnet-hub finetune
-_LAUNCHER_VARIABLES = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_BACKEND", "RESNET_HUB_LAUNCHED")
+_LAUNCHER_VARIABLES = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_BACKEND")  # torchrun, accelerate launch
 
 
 class Preempted(Exception):

@@ -1,22 +1,29 @@
 """After training: the numbers, the predictions, the pictures, and the exported model."""
 
 import json
+import logging
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from resnet_hub.errors import HubError, RunError
 from resnet_hub.finetuning.config import plain_values
 from resnet_hub.finetuning.data import Split
 from resnet_hub.finetuning.figures import draw_confusion_matrix, draw_learning_curves
+from resnet_hub.finetuning.html import as_webp
 from resnet_hub.finetuning.metrics import confusion, probabilities, score_predictions
+from resnet_hub.finetuning.page import PICTURE_SIZE, PICTURES_SHOWN, page_of_run, render_page
+from resnet_hub.finetuning.predictions import Predictions, write_predictions
 from resnet_hub.finetuning.preparation import Run
+from resnet_hub.finetuning.run_folder import RunFolder
 from resnet_hub.finetuning.training import Training, evaluate
 from resnet_hub.hub import push_folder, save_folder
 from resnet_hub.results import RunReport, Score, SplitRecord, TrainRecord
+
+logger = logging.getLogger(__name__)
 
 EXAMPLE = "example.png"
 _SPLITS = ("train", "validation", "test")
@@ -49,9 +56,12 @@ def measure(run: Run, training: Training) -> tuple[RunReport, dict[str, Tensor]]
 
 
 def write_results(run: Run, training: Training, report: RunReport, logits: dict[str, Tensor]) -> None:
-    """Write predictions, pictures, export and, last, the report that says that the run is finished."""
+    """Write predictions, pictures, export, page and, last, the report that says that the run is finished."""
     folder = run.folder
-    _write_predictions(run, logits)
+    predictions = [_predictions(run, name, values) for name, values in logits.items()]
+    write_predictions(predictions, report.class_names, folder.predictions)
+    if predictions:
+        _save_examples(run, predictions[-1])
     figures: dict[str, Path] = {}
     events = folder.events()
     if any(event["event"] == "train" for event in events):
@@ -71,7 +81,21 @@ def write_results(run: Run, training: Training, report: RunReport, logits: dict[
         figures=figures,
         overwrite=folder.export.exists(),  # a run that was killed between export and report
     )
+    write_page(folder, report)
     report.save(folder.report)
+
+
+def write_page(folder: RunFolder, report: RunReport) -> None:
+    """Write `report.html`; a page that cannot be made is said, in full, and takes no finished run along."""
+    try:
+        folder.page.write_text(render_page(page_of_run(folder, report)), encoding="utf-8")
+    except Exception:  # numbers and weights are done; hours of training are worth more than their picture
+        logger.exception(
+            "The page %s could not be made; the run is finished and whole without it. To try again: "
+            "resnet-hub compare %s --output FILE.html",
+            folder.page,
+            folder.path,
+        )
 
 
 def publish_if_asked(run: Run) -> None:
@@ -118,41 +142,31 @@ def _make_report(run: Run, training: Training, scores: dict[str, Score | None]) 
         resumed_from_step=training.resumed_from_step,
         recipe=plain_values(run.config),
         environment=environment,
+        data=data.facts.record(),
     )
 
 
-def _write_predictions(run: Run, logits: dict[str, Tensor]) -> None:
-    """One row per evaluated image, in the order of its split.
-
-    `row` is the image's row in the data set as it came, counted through all its splits.
-    """
-    names = run.data.class_names
-    tables = []
-    for split, values in logits.items():
-        shares = probabilities(values, multi_label=run.data.multi_label)
-        best = shares.max(dim=1)
-        labels = _split(run, split).labels
-        columns = {
-            "split": [split] * len(values),
-            "row": _split(run, split).rows,
-            "label": [_label_text(label, names) for label in labels],
-            "predicted": [names[number] for number in best.indices.tolist()],
-            "probability": best.values.tolist(),
-            "probabilities": shares.tolist(),
-        }
-        tables.append(pa.table(columns))
-    if tables:
-        pq.write_table(pa.concat_tables(tables), run.folder.predictions)
-
-
-def _label_text(label: object, names: tuple[str, ...]) -> str:
-    """The class name of a label; of a multi-label one the names, as JSON."""
-    values = torch.as_tensor(label)
-    if values.ndim == 0:
-        return names[int(values)]
-    return json.dumps(
-        [name for name, value in zip(names, values.tolist(), strict=True) if value], ensure_ascii=False
+def _predictions(run: Run, name: str, logits: Tensor) -> Predictions:
+    split = _split(run, name)
+    return Predictions(
+        split=name,
+        rows=split.rows,
+        labels=np.asarray(split.labels),
+        probabilities=probabilities(logits, multi_label=run.data.multi_label).numpy(),
     )
+
+
+def _save_examples(run: Run, predictions: Predictions) -> None:
+    """Keep small pictures of the mistakes and hard examples that the page shows, so that it needs no data."""
+    split = _split(run, predictions.split)
+    mistakes = predictions.confident_mistakes(PICTURES_SHOWN)
+    shown = np.concatenate([mistakes, predictions.hardest(PICTURES_SHOWN, besides=mistakes)])
+    run.folder.examples.mkdir(exist_ok=True)
+    for place in shown.tolist():
+        picture = split.image(place)
+        picture.thumbnail((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
+        path = run.folder.examples / f"{predictions.split}-{predictions.rows[place]}.webp"
+        path.write_bytes(as_webp(picture))
 
 
 def _write_example(run: Run, path: Path) -> None:

@@ -85,6 +85,16 @@ class RunFolder:
         return self.path / "plots"
 
     @property
+    def examples(self) -> Path:
+        """Folder of the pictures of mistakes and of hard examples, `<split>-<row>.webp`."""
+        return self.plots / "examples"
+
+    @property
+    def page(self) -> Path:
+        """The report for a person, one file that can be sent as it is."""
+        return self.path / "report.html"
+
+    @property
     def predictions(self) -> Path:
         """Table of predictions on the validation and test images."""
         return self.path / "predictions.parquet"

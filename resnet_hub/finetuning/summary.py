@@ -20,6 +20,7 @@ def summarise(report: RunReport) -> str:
         f"training   {report.train.epochs} epochs, {report.train.seconds:.0f} s, "
         f"{report.train.images_per_second:.0f} images/s",
         "",
+        *([f"page       {folder.page}"] if folder.page.is_file() else []),
         f"report     {folder.report}",
         f"model      {folder.export}",
         f"card       {folder.export / 'README.md'}",

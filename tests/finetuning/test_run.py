@@ -18,14 +18,17 @@ import timm
 from safetensors.torch import load_file
 
 import resnet_hub
+from resnet_hub.cli import main as resnet_hub_command
 from resnet_hub.finetuning.__main__ import main
 from resnet_hub.finetuning.config import FinetuneConfig, load_config
+from resnet_hub.finetuning.report import write_page
+from resnet_hub.finetuning.run_folder import RunFolder
 from resnet_hub.results import RunReport
 from tests.test_hub_load import publish
 
 from .conftest import ROOT, TINY, environment, finetune_command, run_command
 
-pytest_plugins = ["tests.hub_server.fixtures"]
+pytest_plugins = ["tests.hub_server.fixtures", "tests.browser"]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,7 @@ def test_a_run_writes_exactly_these_files(finished):
         "metrics.jsonl",
         "report.json",
         "predictions.parquet",
+        "report.html",
         "example.png",
         "plots/learning_curves.png",
         "plots/confusion_test.png",
@@ -57,7 +61,8 @@ def test_a_run_writes_exactly_these_files(finished):
         "export/README.md",
     }
     assert expected <= names
-    rest = {name for name in names - expected if not name.startswith(("checkpoints/step-", "export/"))}
+    written_by_number = ("checkpoints/step-", "export/", "plots/examples/test-")
+    rest = {name for name in names - expected if not name.startswith(written_by_number)}
     assert rest == set()
 
 
@@ -93,6 +98,40 @@ def test_the_time_of_a_run_is_accounted_for_by_station(finished):
     assert all(seconds > 0 for seconds in train.station_seconds.values())
     work = sum(seconds for name, seconds in train.station_seconds.items() if name != "saving")
     assert work > 0.9 * train.seconds
+
+
+def test_the_page_of_a_run_shows_its_numbers_and_pictures_and_asks_nothing_of_a_network(finished, browser):
+    folder, printed = finished
+    page = folder / "report.html"
+    assert str(page) in printed
+    assert page.stat().st_size < 3_000_000
+    browser.open(page.as_uri())
+    assert browser.messages() == []
+    assert browser.requests() == [page.as_uri()]
+    assert [picture for picture in browser.pictures() if not picture["width"]] == []
+    assert len(list((folder / "plots/examples").iterdir())) >= 12
+    score = RunReport.load(folder / "report.json").test
+    assert score is not None
+    text = browser.text()
+    for shown in (f"{100 * score.accuracy:.2f} %", f"{score.expected_calibration_error:.4f}", "backward"):
+        assert shown in text
+    assert "no picture" not in text
+
+
+def test_the_page_can_be_made_again_from_the_folder_alone(finished, tmp_path: Path):
+    folder, _ = finished
+    assert resnet_hub_command(["compare", str(folder), "--output", str(tmp_path / "again.html")]) == 0
+    assert (tmp_path / "again.html").read_text() == (folder / "report.html").read_text()
+
+
+def test_a_page_that_cannot_be_made_is_said_and_loses_no_run(finished, tmp_path: Path, caplog):
+    folder, _ = finished
+    broken = RunFolder(tmp_path)
+    broken.metrics.write_text("not JSON\n")
+    write_page(broken, RunReport.load(folder / "report.json"))
+    assert not broken.page.exists()
+    assert "could not be made" in caplog.text
+    assert "JSONDecodeError" in caplog.text
 
 
 def test_the_numbers_of_the_report_are_those_of_the_predictions(finished):
