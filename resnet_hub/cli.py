@@ -23,14 +23,18 @@ class Verb:
     flags: str = ""
     """It has `add_arguments_<name>(parser)` and imports nothing heavy; the same module if not given."""
     help: str
+    extra: str = ""
+    """Extra of the package that it needs."""
+    parses_itself: bool = False
+    """Its module has `run_<name>(words) -> int` and `parser_<name>()` instead, and is light."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Give the parser the verb's flags."""
         getattr(import_module(self.flags or self.module), f"add_arguments_{self.name}")(parser)
 
-    def run(self, arguments: argparse.Namespace) -> int:
+    def run(self, arguments: argparse.Namespace | list[str]) -> int:
         """Carry it out; gives the exit code."""
-        run: Callable[[argparse.Namespace], int] = getattr(import_module(self.module), f"run_{self.name}")
+        run: Callable[..., int] = getattr(import_module(self.module), f"run_{self.name}")
         return run(arguments)
 
 
@@ -58,12 +62,26 @@ VERBS = {
             help="does a variant keep the family's contract?",
         ),
         Verb(
+            name="finetune",
+            module="resnet_hub.verbs.finetune",
+            help="fine-tune a model on your images, on all devices of this machine",
+            extra="finetune",
+            parses_itself=True,
+        ),
+        Verb(
+            name="predict",
+            module="resnet_hub.verbs.predict",
+            flags="resnet_hub.verbs.predict_flags",
+            help="images to labels, on the terminal or into a table",
+            extra="predict",
+        ),
+        Verb(
             name="download",
             module=_HUB,
             flags=_HUB_FLAGS,
             help="a model of the Hub into a folder, verified",
         ),
-        Verb(name="card", module=_HUB, flags=_HUB_FLAGS, help="print the card of a model folder or a run"),
+        Verb(name="card", module=_HUB, flags=_HUB_FLAGS, help="print the card of a folder, run or variant"),
         Verb(
             name="compare",
             module="resnet_hub.verbs.compare",
@@ -76,6 +94,7 @@ VERBS = {
             module="resnet_hub.verbs.export",
             flags="resnet_hub.verbs.export_flags",
             help="ONNX and torch.export files, each compared with the model",
+            extra="export",
         ),
     )
 }
@@ -110,7 +129,23 @@ def _run(given: list[str]) -> int:
         _refuse_unknown(parser.parse_known_args(given)[1], parser)  # --help and --version end here
         parser.print_help()
         return EXIT_OK
-    verb, verb_parser = VERBS[asked], verb_parsers[asked]
+    verb = VERBS[asked]
+    try:
+        return _run_verb(verb, given, parser, verb_parsers[asked])
+    except ModuleNotFoundError as error:
+        if not verb.extra or (error.name or "").startswith("resnet_hub"):
+            raise
+        raise UserError(
+            f"resnet-hub {asked} needs {error.name}, which is not installed. Type: "
+            f'pip install "resnet_hub[{verb.extra}]"'
+        ) from error
+
+
+def _run_verb(
+    verb: Verb, given: list[str], parser: argparse.ArgumentParser, verb_parser: argparse.ArgumentParser
+) -> int:
+    if verb.parses_itself:
+        return verb.run(given[given.index(verb.name) + 1 :])
     verb.add_arguments(verb_parser)
     parsed, unknown = parser.parse_known_args([_as_declared(word, verb_parser) for word in given])
     _refuse_unknown(unknown, verb_parser)

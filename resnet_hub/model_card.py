@@ -59,17 +59,25 @@ class CardFacts:
 
 def render_card(report: RunReport | None, facts: CardFacts) -> str:
     """The whole README.md: metadata between two lines of dashes, then the text."""
-    return f"---\n{card_metadata(report, facts).to_yaml()}\n---\n\n{render_body(report, facts)}"
+    return with_front_matter(card_metadata(report, facts), render_body(report, facts))
 
 
 def render_body(report: RunReport | None, facts: CardFacts) -> str:
     """The text of the card in Markdown, without metadata."""
-    rendered = _template().render(_card_values(None if report is None else public_report(report), facts))
+    rendered = card_template("model_card.md").render(
+        _card_values(None if report is None else public_report(report), facts)
+    )
     return re.sub(r"\n{3,}", "\n\n", rendered).strip() + "\n"
 
 
+def with_front_matter(metadata: ModelCardData, body: str) -> str:
+    """The file that the Hub reads: metadata as YAML between two lines of dashes, then the text."""
+    return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
+
+
 @cache
-def _template() -> jinja2.Template:
+def card_template(name: str) -> jinja2.Template:
+    """A Markdown template of this package; a value that it lacks is an error and never an empty place."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -78,7 +86,7 @@ def _template() -> jinja2.Template:
         autoescape=False,  # Markdown, not HTML: `text` escapes for both
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    return environment.from_string(files("resnet_hub").joinpath("templates/model_card.md").read_text("utf-8"))
+    return environment.from_string(files("resnet_hub").joinpath(f"templates/{name}").read_text("utf-8"))
 
 
 def card_metadata(report: RunReport | None, facts: CardFacts) -> ModelCardData:

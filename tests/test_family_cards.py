@@ -23,9 +23,7 @@ def test_every_variant_with_weights_has_a_card_and_no_other_is_there():
 @pytest.mark.parametrize("name", variants_with_cards())
 def test_a_card_is_what_the_tables_give(name):
     stored = (CARDS / f"{name}.md").read_text(encoding="utf-8")
-    assert stored == variant_card(name), (
-        f"render it again: resnet-hub info {name} --card > model_cards/{name}.md"
-    )
+    assert stored == variant_card(name), f"render it again: resnet-hub card {name} > model_cards/{name}.md"
 
 
 @pytest.mark.parametrize("name", variants_with_cards())
@@ -54,8 +52,16 @@ def test_the_code_of_a_card_runs(tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
-def test_the_command_prints_a_card_and_refuses_one_without_weights(capsys):
-    assert main(["info", "my_resnet50", "--card"]) == 0
-    assert "timm/resnet50.a1_in1k" in capsys.readouterr().out
-    assert main(["info", "my_resnet20", "--card"]) == 2
-    assert "no published weights" in capsys.readouterr().err
+def test_the_command_prints_a_card_and_refuses_what_has_none(capsys):
+    assert main(["card", "my_resnet50"]) == 0
+    assert capsys.readouterr().out == (CARDS / "my_resnet50.md").read_text(encoding="utf-8")
+    for arguments, message in (
+        (["my_resnet20"], "no published weights"),
+        (
+            ["my_resnext50"],
+            "'my_resnext50' is no folder and no variant of the family; did you mean 'my_resnet50'",
+        ),
+        (["my_resnet50", "--write"], "for folders"),
+    ):
+        assert main(["card", *arguments]) == 2
+        assert message in capsys.readouterr().err

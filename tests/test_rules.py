@@ -14,7 +14,7 @@ PACKAGE = ROOT / "resnet_hub"
 
 # Each module may import those of the levels before its own, and its neighbours in the same level.
 LEVELS = (
-    ("errors", "results", "when_timm_is_imported"),
+    ("errors", "results", "launcher", "when_timm_is_imported"),
     ("variant", "blocks", "architecture"),
     ("strict_loading", "timm_build", "pretrained", "my_resnet", "optimize"),
     ("images", "preprocessing"),
@@ -22,6 +22,7 @@ LEVELS = (
     ("hub",),
     ("predict", "conformance", "formats"),
     ("registration",),
+    ("prediction",),
     ("__init__",),
     ("finetuning",),
     ("verbs",),

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from resnet_hub.errors import RunError, UserError
 from resnet_hub.finetuning.command_line import Command, parse_command_line
 from resnet_hub.finetuning.config import dump_config
+from resnet_hub.finetuning.cores import wait_without_spinning
 from resnet_hub.finetuning.preemption import EXIT_CODE, Preempted
 
 BAD_INPUT = 2
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the fine-tuning command; returns its exit code."""
     is_main = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.WARNING if is_main else logging.ERROR, format="%(message)s")
+    wait_without_spinning()
     try:
         command = parse_command_line(arguments, description=__doc__)
         return _carry_out(command, is_main=is_main)

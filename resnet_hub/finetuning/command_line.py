@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +14,7 @@ from resnet_hub.errors import ConfigError, nearest
 from resnet_hub.finetuning.config import FIELD_NAMES, RECIPES, FinetuneConfig, load_config
 
 Recipe = Literal["quick", "balanced"]
+_SYNTAX = (tyro.conf.UsePythonSyntaxForLiteralCollections,)
 SHORT_NAMES = {"--model": "--model_name_or_path"}
 
 
@@ -32,14 +33,30 @@ class Command:
     options: Annotated[FinetuneConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=FinetuneConfig)
 
 
-def parse_command_line(arguments: Sequence[str] | None = None, *, description: str | None = None) -> Command:
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """What a person reads about one flag."""
+
+    spellings: tuple[str, ...]
+    metavar: str | None
+    """What kind of value it takes; None for a switch."""
+    help: str
+
+
+def parse_command_line(
+    arguments: Sequence[str] | None = None,
+    *,
+    description: str | None = None,
+    prog: str | None = None,
+    kind: type[Command] = Command,
+) -> Command:
     """Configuration from defaults, `--recipe`, `--config FILE` and flags, each winning over the one before.
 
     Raises ConfigError for an unknown flag (naming the nearest one), a bad value or a bad file; `--help`
-    prints every flag and exits.
+    prints every flag and exits. A `kind` of command may have flags of its own.
     """
     typed = [_long_name(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
-    _refuse_unknown_flags(typed)
+    _refuse_unknown_flags(typed, kind)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     first.add_argument("--recipe")
@@ -49,13 +66,27 @@ def parse_command_line(arguments: Sequence[str] | None = None, *, description: s
     values = RECIPES[early.recipe] if early.recipe else {}
     options = FinetuneConfig(**values | (load_config(early.config) if early.config else {}))
     return tyro.cli(
-        Command,
+        kind,
         args=typed,
-        default=Command(config=early.config, recipe=early.recipe, options=options),
+        default=kind(config=early.config, recipe=early.recipe, options=options),
+        prog=prog,
         description=description,
-        config=(tyro.conf.UsePythonSyntaxForLiteralCollections,),
+        config=_SYNTAX,
         use_underscores=True,
     )
+
+
+def list_flags(kind: type[Command] = Command) -> list[Flag]:
+    """Every flag with its help, for those who list or complete them."""
+    parser = tyro.extras.get_parser(kind, default=kind(), config=_SYNTAX, use_underscores=True)
+    return [
+        Flag(
+            spellings=tuple(action.option_strings),
+            metavar=None if action.metavar is None else re.sub(r"\{None\}\||None,", "", str(action.metavar)),
+            help=(action.help or "").removesuffix("(default: None)").rstrip(),
+        )
+        for action in parser._actions
+    ]
 
 
 def _long_name(argument: str) -> str:
@@ -68,8 +99,8 @@ def _long_name(argument: str) -> str:
     return SHORT_NAMES.get(flag, flag) + (match[2] or "")
 
 
-def _refuse_unknown_flags(typed: Sequence[str]) -> None:
-    known = {"help", *FIELD_NAMES, "config", "recipe", "dry_run", "print_config"}
+def _refuse_unknown_flags(typed: Sequence[str], kind: type[Command]) -> None:
+    known = {"help", *FIELD_NAMES, *(entry.name for entry in fields(kind))} - {"options"}
     for argument in typed:
         if argument.startswith("--"):
             name = argument[2:].split("=", 1)[0].removeprefix("no-")

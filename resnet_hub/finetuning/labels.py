@@ -58,13 +58,7 @@ def find_columns(features: Features, config: FinetuneConfig) -> Columns:
 
     Raises DataError with the candidates when there is none or more than one.
     """
-    image = _choose_column(
-        "image",
-        config.image_column_name,
-        features,
-        fitting=[name for name, feature in features.items() if is_image(feature)],
-        usual=_IMAGE_NAMES,
-    )
+    image = find_image_column(features, config)
     others = {name: feature for name, feature in features.items() if name != image}
     classes = [name for name, feature in others.items() if _is_class(feature)]
     readable = [name for name, feature in others.items() if _is_readable(feature)]
@@ -76,17 +70,29 @@ def find_columns(features: Features, config: FinetuneConfig) -> Columns:
         fitting=classes or named or (readable if len(readable) == 1 else []),
         usual=_LABEL_NAMES,
     )
-    if not is_image(features[image]):
-        raise DataError(
-            f"--image_column_name {image}: the column holds {_kind(features[image])} and not images. "
-            "Addresses and paths are not followed; put the images themselves into the data set."
-        )
     if not _is_readable(features[label]):
         raise DataError(
             f"--label_column_name {label}: the column holds {_kind(features[label])}, which cannot be "
             "classes; they can be ClassLabel, text, whole numbers, true/false, or lists of these."
         )
     return Columns(image=image, label=label)
+
+
+def find_image_column(features: Features, config: FinetuneConfig) -> str:
+    """The image column: as the option says, else by type, else by name; DataError if there is no one such."""
+    image = _choose_column(
+        "image",
+        config.image_column_name,
+        features,
+        fitting=[name for name, feature in features.items() if is_image(feature)],
+        usual=_IMAGE_NAMES,
+    )
+    if not is_image(features[image]):
+        raise DataError(
+            f"--image_column_name {image}: the column holds {_kind(features[image])} and not images. "
+            "Addresses and paths are not followed; put the images themselves into the data set."
+        )
+    return image
 
 
 def is_image(feature: Any) -> bool:

@@ -8,7 +8,8 @@ from types import FrameType, TracebackType
 logger = logging.getLogger(__name__)
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: "try again later"
-_LAUNCHER_VARIABLES = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_BACKEND")  # torchrun, accelerate launch
+# torchrun, accelerate launch, resnet-hub finetune
+_LAUNCHER_VARIABLES = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_BACKEND", "RESNET_HUB_LAUNCHED")
 
 
 class Preempted(Exception):

@@ -182,7 +182,8 @@ def _load(
         where = "the Hub's data set" if is_hub else "the folder"
         raise DataError(
             f"Cannot read {where} {name} as images: {_first_line(error.__cause__ or error)} A folder "
-            "holds a folder of images per class, or images and a metadata.csv, or Parquet files, or what `save_to_disk` wrote."
+            "holds a folder of images per class, or images and a metadata.csv, or Parquet files, or what "
+            "`save_to_disk` wrote."
         ) from error
 
 

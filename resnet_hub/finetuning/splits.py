@@ -45,13 +45,13 @@ def find_roles(sizes: Mapping[str, int], config: FinetuneConfig) -> dict[str, Ro
         spec = getattr(config, f"{role}_split")
         if spec is not None:
             roles[role] = Role(
-                rows=_resolve(spec, sizes, option=f"--{role}_split"), how=f"{spec} of the data set"
+                rows=resolve_split(spec, sizes, option=f"--{role}_split"), how=f"{spec} of the data set"
             )
         elif found := next((name for name in _USUAL_NAMES[role] if name in sizes), None):
-            roles[role] = Role(rows=_resolve(found, sizes, option=role), how=f"{found} of the data set")
+            roles[role] = Role(rows=resolve_split(found, sizes, option=role), how=f"{found} of the data set")
         elif role == "train" and len(sizes) == 1:
             found = next(iter(sizes))
-            roles[role] = Role(rows=_resolve(found, sizes, option=role), how=f"{found} of the data set")
+            roles[role] = Role(rows=resolve_split(found, sizes, option=role), how=f"{found} of the data set")
     if "train" not in roles:
         raise DataError(
             f"No split is called train; the data set has {_listing(sizes)}. Say which one to use: "
@@ -89,17 +89,8 @@ def stratified_sides(
     return side[twins]
 
 
-def place_of(row: int, sizes: Mapping[str, int]) -> tuple[str, int]:
-    """Split of the source, and number in it, of a row that is counted through all splits."""
-    for name, size in sizes.items():
-        if row < size:
-            return name, row
-        row -= size
-    raise AssertionError(f"row {row} behind the last split")
-
-
-def _resolve(spec: str, sizes: Mapping[str, int], *, option: str) -> NDArray[np.int64]:
-    """Row numbers that a name, slice or sum of splits stands for."""
+def resolve_split(spec: str, sizes: Mapping[str, int], *, option: str) -> NDArray[np.int64]:
+    """Row numbers that a name, slice or sum of splits stands for; DataError, naming `option`, if none."""
     for term in spec.split("+"):
         name = term.split("[")[0].strip()
         if name not in sizes:
@@ -116,6 +107,15 @@ def _resolve(spec: str, sizes: Mapping[str, int], *, option: str) -> NDArray[np.
         ) from error
     rows = [np.arange(part.from_, part.to) + starts[part.splitname] for part in parts]
     return np.concatenate(rows).astype(np.int64)
+
+
+def place_of(row: int, sizes: Mapping[str, int]) -> tuple[str, int]:
+    """Split of the source, and number in it, of a row that is counted through all splits."""
+    for name, size in sizes.items():
+        if row < size:
+            return name, row
+        row -= size
+    raise AssertionError(f"row {row} behind the last split")
 
 
 def _check_rows(roles: Mapping[str, Role], config: FinetuneConfig) -> None:

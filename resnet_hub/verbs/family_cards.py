@@ -1,14 +1,12 @@
 """The card of a variant with published weights, rendered from the tables; `model_cards/` holds them."""
 
 import inspect
-from functools import cache
-from importlib.resources import files
 
-import jinja2
 import timm
 from huggingface_hub import EvalResult, ModelCardData
 
 from resnet_hub.errors import ModelError
+from resnet_hub.model_card import card_template, with_front_matter
 from resnet_hub.my_resnet import TIMM_LIKE, VARIANTS, published_weights, timm_twin
 from resnet_hub.pretrained import ACCURACY_SOURCE, Weights
 
@@ -31,7 +29,7 @@ def variant_card(name: str) -> str:
             "which writes the card of the run."
         )
     model = timm.create_model(name, device="meta")
-    text = _template().render(
+    body = card_template("variant_card.md").render(
         name=name,
         description=inspect.getdoc(timm.model_entrypoint(name)),
         twin=timm_twin(name),
@@ -43,21 +41,7 @@ def variant_card(name: str) -> str:
         bound=[f"`{weights.tag}`" for weights in published if not weights.is_free],
         accuracy_source=ACCURACY_SOURCE,
     )
-    return f"---\n{_metadata(name, published[0]).to_yaml()}\n---\n\n{text}"
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, and nothing in it comes from outside
-    )
-    return environment.from_string(
-        files("resnet_hub").joinpath("templates/variant_card.md").read_text("utf-8")
-    )
+    return with_front_matter(_metadata(name, published[0]), body)
 
 
 def _metadata(name: str, weights: Weights) -> ModelCardData:

@@ -6,8 +6,7 @@ import sys
 
 import timm
 
-import resnet_hub.registration  # noqa: F401  the family, for `download my_resnet50`
-from resnet_hub.errors import HubError
+from resnet_hub.errors import HubError, nearest
 from resnet_hub.hub import (
     current_card,
     download,
@@ -17,6 +16,8 @@ from resnet_hub.hub import (
     push_folder,
     refresh_card,
 )
+from resnet_hub.registration import list_models  # the family, also for `download my_resnet50`
+from resnet_hub.verbs.family_cards import variant_card
 
 
 def run_push(arguments: argparse.Namespace) -> int:
@@ -62,12 +63,25 @@ def run_download(arguments: argparse.Namespace) -> int:
 
 
 def run_card(arguments: argparse.Namespace) -> int:
-    """Print the model card as the folder's files have it now, with the edits of its README.md."""
-    folder = local_folder(arguments.folder)
+    """Print the card of a folder, as its files have it now and with your edits, or of a variant."""
+    folder = local_folder(arguments.source)
     if folder is None:
-        raise HubError(f"There is no folder {arguments.folder}.")
+        return _print_variant_card(arguments)
     if arguments.write:
         print(refresh_card(folder, repo_id=arguments.repo_id))
     else:
         print(current_card(folder, repo_id=arguments.repo_id), end="")
+    return 0
+
+
+def _print_variant_card(arguments: argparse.Namespace) -> int:
+    name = arguments.source
+    if name not in (known := list_models()):
+        raise HubError(f"{name!r} is no folder and no variant of the family; {nearest(name, known)}")
+    if arguments.write or arguments.repo_id is not None:
+        raise HubError(
+            f"--write and --repo_id are for folders, and {name} is a variant, whose card comes from the "
+            f"tables. Send it to a file: resnet-hub card {name} > {name}.md"
+        )
+    print(variant_card(name), end="")
     return 0

@@ -29,7 +29,9 @@ def add_arguments_download(parser: argparse.ArgumentParser) -> None:
 
 def add_arguments_card(parser: argparse.ArgumentParser) -> None:
     """Arguments of `resnet-hub card`."""
-    parser.add_argument("folder", type=Path, help="a run's folder, or a folder that save_folder wrote")
+    parser.add_argument(
+        "source", help="a run's folder, a folder that save_folder wrote, or a variant: my_resnet50"
+    )
     parser.add_argument("--repo_id", help="write the usage code for this repository of the Hub")
     parser.add_argument(
         "--write",

@@ -10,7 +10,6 @@ from resnet_hub.errors import ModelError, nearest
 from resnet_hub.my_resnet import published_weights, timm_twin
 from resnet_hub.pretrained import ACCURACY_SOURCE, Weights
 from resnet_hub.registration import list_models
-from resnet_hub.verbs.family_cards import variant_card
 from resnet_hub.verbs.tables import print_record, print_rows
 
 
@@ -32,9 +31,6 @@ def run_info(arguments: argparse.Namespace) -> int:
     """Print what is known of one model and of the weights that its tag (or its default tag) names."""
     name, _, tag = arguments.model.partition(".")
     refuse_unknown(arguments.model)
-    if arguments.card:
-        print(variant_card(name), end="")
-        return 0
     published = published_weights(name)
     weights = next((row for row in published if row.tag == tag), published[0] if published else None)
     record = _model_row(name) | {"all_tags": [row.tag for row in published]}

@@ -14,7 +14,6 @@ def add_arguments_info(parser: argparse.ArgumentParser) -> None:
     """Arguments of `resnet-hub info`."""
     parser.add_argument("model", help="a model, with or without a tag: my_resnet50, my_resnet50.a1_in1k")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--card", action="store_true", help="print the model card, as in model_cards/")
 
 
 def add_arguments_check(parser: argparse.ArgumentParser) -> None:

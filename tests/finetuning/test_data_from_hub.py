@@ -8,6 +8,7 @@ pytest_plugins = ["tests.hub_server.fixtures"]
 
 _PUBLISH_AND_LOAD = """
 import json
+from pathlib import Path
 import datasets
 from huggingface_hub import HfApi
 from PIL import Image
@@ -31,7 +32,21 @@ assert data.revision == HfApi().dataset_info("alice/table").sha
 assert data.class_names == ("cat", "dog")
 assert data.train.image(0).size == (8, 8)
 assert not data.bad_images
-said = {"alice/table": [data.fingerprint, {split: len(rows) for split, rows in data.splits.items()}]}
+for split, size in (("train", 20), ("test", 4)):
+    for number in range(size):
+        path = Path("photos") / split / ("cat", "dog")[number % 2] / f"{number:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shade(number).save(path)
+HfApi().create_repo("alice/photos", repo_type="dataset")
+HfApi().upload_folder(folder_path="photos", repo_id="alice/photos", repo_type="dataset")
+photos = load("alice/photos")
+assert photos.revision == HfApi().dataset_info("alice/photos").sha
+assert photos.class_names == ("cat", "dog")
+assert photos.train.image(0).size == (8, 8)
+assert not photos.bad_images
+
+said = {"alice/photos": {split: len(rows) for split, rows in photos.splits.items()}}
+said |= {"alice/table": [data.fingerprint, {split: len(rows) for split, rows in data.splits.items()}]}
 for name, options in (("alice/tabel", {}), ("alice/table", {"dataset_revision": "v9"}), ("not an id", {})):
     try:
         load(name, **options)
@@ -57,6 +72,7 @@ def test_data_sets_of_the_hub_are_pinned_cached_and_refused_with_help(hub, run_p
     done = run_python(_PUBLISH_AND_LOAD)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
+    assert said["alice/photos"] == {"train": 18, "validation": 2, "test": 4}  # class folders of JPEGs
     assert said["alice/table"][1] == {"train": 34, "validation": 6, "test": 6}
     assert "no data set 'alice/tabel'" in said["alice/tabel {}"]
     assert "no revision 'v9'" in said["alice/table {'dataset_revision': 'v9'}"]

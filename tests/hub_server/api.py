@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
@@ -157,14 +158,16 @@ def tree(hub: "HubServer", request: Request, *, kind: str, repo: str, rev: str, 
     inside = {name: file for name, file in commit.files.items() if name.startswith(prefix)}
     if prefix and not inside:
         raise Refusal(404, f"{path} does not exist on {rev!r}", "EntryNotFound")
+    folders = {parent.as_posix() for name in inside for parent in PurePosixPath(name).parents}
     entries = [_entry(name, file) for name, file in inside.items()]
+    entries += [
+        {"type": "directory", "oid": "0" * 40, "size": 0, "path": name}
+        for name in sorted(folders)
+        if name.startswith(prefix) and name != "."
+    ]
     if request.query.get("recursive", "").lower() not in ("true", "1"):
-        deep = {name[len(prefix) :].split("/")[0] for name in inside if "/" in name[len(prefix) :]}
         entries = [entry for entry in entries if "/" not in entry["path"][len(prefix) :]]
-        entries += [
-            {"type": "directory", "oid": "0" * 40, "size": 0, "path": prefix + name} for name in sorted(deep)
-        ]
-    return answer_json(entries)
+    return answer_json(sorted(entries, key=lambda entry: entry["path"]))
 
 
 def paths_info(hub: "HubServer", request: Request, kind: str, repo: str, rev: str) -> Answer:

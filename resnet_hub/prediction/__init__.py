@@ -1,0 +1,7 @@
+"""Any trained model and any number of images: which model, which images, what it says, where it looks."""
+
+from resnet_hub.prediction.batches import ImagePrediction, best_device, predict_images
+from resnet_hub.prediction.inputs import ImageInput, find_images
+from resnet_hub.prediction.models import open_model
+
+__all__ = ["ImageInput", "ImagePrediction", "best_device", "find_images", "open_model", "predict_images"]

@@ -1,0 +1,44 @@
+"""Where a model looks: Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) by the package `grad-cam`."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.image import show_cam_on_image
+from torch import Tensor, nn
+
+from resnet_hub.errors import ModelError
+from resnet_hub.preprocessing import Preprocessing
+
+
+def gradcam_overlays(model: nn.Module, images: Tensor, preprocessing: Preprocessing) -> list[Image.Image]:
+    """Each image as the model sees it, warm where it speaks for the most probable class.
+
+    Args:
+        model: A classifier of timm or of the family, in eval mode.
+        images: uint8 (batch, channels, height, width), as `preprocessing` gives them.
+        preprocessing: That of the model.
+    """
+    parameter = next(model.parameters())
+    with torch.enable_grad(), GradCAM(model=model, target_layers=[last_stage(model)]) as cam:
+        inputs = preprocessing.normalize(images.to(parameter.device), dtype=parameter.dtype)
+        maps: NDArray[np.float32] = cam(inputs.requires_grad_(), None)  # None: the most probable class
+    model.zero_grad(set_to_none=True)
+    return [_overlay(pixels, heat) for pixels, heat in zip(images.cpu(), maps, strict=True)]
+
+
+def last_stage(model: nn.Module) -> nn.Module:
+    """The last block of convolutions, whose feature maps are the deepest that still have a place."""
+    info: Any = getattr(model, "feature_info", None)
+    if not info:
+        raise ModelError(f"{type(model).__name__} does not say which layers give its feature maps.")
+    stage = model.get_submodule(info[-1]["module"])
+    return stage[-1] if isinstance(stage, nn.Sequential) else stage
+
+
+def _overlay(pixels: Tensor, heat: NDArray[np.float32]) -> Image.Image:
+    colours = pixels.expand(3, -1, -1).permute(1, 2, 0).float().numpy() / 255
+    return Image.fromarray(show_cam_on_image(colours, heat, use_rgb=True))

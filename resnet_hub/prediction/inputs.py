@@ -1,0 +1,149 @@
+"""What to look at: files, folders, patterns and addresses, as a list of images that are read when needed."""
+
+import glob
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+from resnet_hub.errors import DataError, nearest
+from resnet_hub.images import BadImageError
+
+SUFFIXES = frozenset(
+    {
+        *(
+            ".jpg",
+            ".jpeg",
+            ".jpe",
+            ".jfif",
+            ".mpo",
+            ".png",
+            ".apng",
+            ".gif",
+            ".webp",
+            ".avif",
+            ".heic",
+            ".heif",
+        ),
+        *(".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".ico"),
+    }
+)
+"""Endings by which the images of a folder are found; a file that is named itself may have any."""
+MAX_DOWNLOAD_BYTES = 64 * 2**20
+DOWNLOAD_SECONDS = 30.0
+_ANSWER_SECONDS = 10.0
+_SCHEMES = ("http", "https")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInput:
+    """An image by name; `read` fetches its bytes."""
+
+    name: str
+    """As it was typed, or the path in the folder that was."""
+
+    def read(self) -> bytes:
+        """The encoded bytes; raises BadImageError."""
+        if is_url(self.name):
+            return _download(self.name)
+        try:
+            return Path(self.name).read_bytes()
+        except OSError as error:
+            raise BadImageError(f"cannot be read: {error.strerror or error}") from error
+
+
+def find_images(sources: Iterable[str], *, allow_urls: bool = False) -> list[ImageInput]:
+    """The images that the sources stand for, folders with all that is in them, in sorted order, none twice.
+
+    Args:
+        sources: Files, folders, patterns such as `photos/**/*.jpg`, and addresses.
+        allow_urls: Whether addresses may be fetched; only http and https.
+
+    Raises:
+        DataError: A source stands for nothing, or is an address that may not be fetched.
+    """
+    found: dict[str, None] = {}
+    for source in sources:
+        found |= dict.fromkeys([source] if is_url(source) else _local(source))
+        if is_url(source):
+            _check_url(source, allow_urls=allow_urls)
+    return [ImageInput(name=name) for name in found]
+
+
+def is_url(text: str) -> bool:
+    """Whether it is an address and not a path."""
+    return "://" in text
+
+
+def _local(source: str) -> list[str]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        names = sorted(
+            str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
+        )
+        if not names:
+            raise DataError(
+                f"The folder {source} holds no images (looked for {', '.join(sorted(SUFFIXES))})."
+            )
+        return names
+    if path.exists():
+        return [str(path)]
+    if glob.has_magic(source):
+        names = sorted(name for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207  any pattern, absolute ones too
+        if names:
+            return names
+        raise DataError(f"No file matches {source!r}.")
+    parent = path.parent
+    siblings = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+    hint = f" In {parent}: {nearest(path.name, siblings)}" if siblings else ""
+    raise DataError(f"There is no file or folder {source}.{hint}")
+
+
+def _check_url(url: str, *, allow_urls: bool) -> None:
+    scheme = urllib.parse.urlsplit(url).scheme
+    if scheme not in _SCHEMES:
+        raise DataError(f"{url} cannot be fetched: only http and https are, not {scheme}.")
+    if not allow_urls:
+        raise DataError(f"{url} is an address. Add --allow_urls to have it fetched.")
+
+
+def _web_only() -> urllib.request.OpenerDirector:
+    """What fetches over http and https, and has no way to the files and FTP of a redirection."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.UnknownHandler,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
+def _download(url: str) -> bytes:
+    """The bytes at an address, within MAX_DOWNLOAD_BYTES and DOWNLOAD_SECONDS."""
+    until = time.monotonic() + DOWNLOAD_SECONDS
+    request = urllib.request.Request(url, headers={"User-Agent": "resnet_hub", "Accept": "image/*"})
+    try:
+        with _web_only().open(request, timeout=_ANSWER_SECONDS) as answer:
+            parts, size = [], 0
+            while part := answer.read1(1 << 16):
+                parts.append(part)
+                size += len(part)
+                if size > MAX_DOWNLOAD_BYTES:
+                    raise BadImageError(f"is larger than {MAX_DOWNLOAD_BYTES >> 20} MiB")
+                if time.monotonic() > until:
+                    raise BadImageError(f"took longer than {DOWNLOAD_SECONDS:.0f} s to fetch")
+            return b"".join(parts)
+    except urllib.error.HTTPError as error:
+        raise BadImageError(f"cannot be fetched: {error.code} {error.reason}") from error
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise BadImageError(f"cannot be fetched: {reason}") from error
