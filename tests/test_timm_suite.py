@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import timm
+from filelock import FileLock
 from safetensors.torch import save_file
 
 from resnet_hub.my_resnet import VARIANTS, timm_twin
@@ -35,18 +36,11 @@ PER_TAG = {"test_model_load_pretrained", "test_model_features_pretrained"}
 def suite(pytestconfig, tmp_path_factory) -> Path:
     """A folder with timm's test_models.py, fetched once per version of timm by pip."""
     cache = pytestconfig.cache.mkdir(f"timm-{version('timm')}")
-    if not list(cache.glob("timm-*.tar.gz")):
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-        ]
-        command += ["--no-binary", "timm", "--dest", str(cache), f"timm=={version('timm')}"]
-        subprocess.run(command, check=True, timeout=240)
+    with FileLock(cache / "lock"):  # several processes may run tests
+        if not list(cache.glob("timm-*.tar.gz")):
+            options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary", "timm"]
+            command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(cache)]
+            subprocess.run([*command, f"timm=={version('timm')}"], check=True, timeout=240)
     folder = tmp_path_factory.mktemp("timm_suite")  # alone: beside timm's sources it would test those
     (sdist,) = cache.glob("timm-*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -76,9 +70,10 @@ def run_suite(suite: Path, cache: Path, names: list[str]) -> dict[str, dict[str,
     """Outcome of each of timm's tests for each of the models and their tags."""
     for name in names:
         put_into_hub_cache(cache, weights_of(timm_twin(name) or ""))
-    report = suite / "report.json"
+    report = cache / "report.json"
+    search = [str(Path(__file__).parent / "timm_suite"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {name: value for name, value in os.environ.items() if name != "GITHUB_ACTIONS"} | {
-        "PYTHONPATH": str(Path(__file__).parent / "timm_suite"),
+        "PYTHONPATH": os.pathsep.join(search),
         "RESNET_HUB_SUITE_MODELS": " ".join(names),
         "RESNET_HUB_SUITE_REPORT": str(report),
         "HF_HUB_CACHE": str(cache),
@@ -109,8 +104,12 @@ def test_small_members_of_the_family_pass_every_test_of_timm(suite, tmp_path):
     check_that_all_ran(run_suite(suite, tmp_path, names), names)
 
 
+OTHERS = [name for name in VARIANTS if name not in QUICK]
+
+
 @pytest.mark.family
 @pytest.mark.timeout(3600)
-def test_all_other_members_of_the_family_pass_every_test_of_timm(suite, tmp_path):
-    names = [name for name in VARIANTS if name not in QUICK]
+@pytest.mark.parametrize("part", range(4))
+def test_all_other_members_of_the_family_pass_every_test_of_timm(suite, tmp_path, part):
+    names = OTHERS[part::4]  # in parts, which several processes share
     check_that_all_ran(run_suite(suite, tmp_path, names), names)

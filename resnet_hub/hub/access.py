@@ -132,6 +132,14 @@ def _passes(error: Exception) -> bool:
     return status in _PASSING or expired or "Consistency check failed" in str(error)
 
 
+def _is_of_xet(error: Exception) -> bool:
+    """Whether a Xet store failed, or the Hub that gives the tokens for it: hf_xet has no types of its own."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return "/xet-" in str(response.url)
+    return not constants.HF_HUB_DISABLE_XET and type(error) is ConnectionError
+
+
 def _within(seconds: float, request: Callable[[], _Result]) -> _Result:
     """What the request gives, or TimeoutError: some systems try each address of a host for so long."""
     outcome: list[_Result | BaseException] = []
@@ -186,6 +194,11 @@ def explained(error: Exception, *, repo_id: str, revision: str | None = None) ->
         )
     if isinstance(error, RemoteEntryNotFoundError):
         return HubError(f"{at} has no file {str(error.response.url.path).rpartition('/')[2]!r}.")
+    if _is_of_xet(error):
+        return HubError(
+            f"The Xet store that holds large files of {at} failed: {_one_line(error)} With "
+            f"HF_HUB_DISABLE_XET=1 they go over plain HTTP."
+        )
     if (status := status_of(error)) is not None:
         return _refused(status, at=at, who=who, login=login, error=error)
     if is_no_answer(error) or isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):

@@ -312,6 +312,11 @@ def discussion(hub: "HubServer", request: Request, kind: str, repo: str, number:
     return answer_json({"num": int(number), "isPullRequest": True, "status": "open"})
 
 
+def no_xet(hub: "HubServer", request: Request, kind: str, repo: str, rev: str) -> Answer:
+    """Clients with hf_xet ask for a token of the Xet store, which this Hub does not have."""
+    raise Refusal(404, "This Hub has no Xet store")
+
+
 def harnesses(hub: "HubServer", request: Request) -> Answer:
     return answer_json({"standardEnvVars": [], "harnesses": {}})
 
@@ -334,6 +339,7 @@ _ROUTES: list[_Route] = [
     ("DELETE", "hub", _REPO + r"/tag/(?P<rev>[^/]+)", delete_tag),
     ("POST", "hub", _REPO + r"/preupload/(?P<rev>[^/]+)", preupload),
     ("POST", "hub", _REPO + r"/commit/(?P<rev>[^/]+)", commit),
+    ("GET", "hub", _REPO + r"/xet-(?:read|write)-token/(?P<rev>[^/]+)", no_xet),
     ("GET", "hub", _REPO + r"/discussions/(?P<number>\d+)", discussion),
     *files.ROUTES,
 ]

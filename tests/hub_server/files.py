@@ -41,6 +41,9 @@ def resolve(
     if file.sha256 is None:
         to = f"/api/resolve-cache/{kind}/{repo}/{commit_id}/{quote(path)}"
         return Answer(307, b"", {**common, "ETag": f'"{file.oid}"', "Location": to})
+    if hub.announces_xet:
+        route = f"{hub.url}/api/{kind}/{repo}/xet-read-token/{commit_id}"
+        common |= {"X-Xet-Hash": file.sha256, "Link": f'<{route}>; rel="xet-auth"'}
     signed = f"{hub.store_url}/lfs/{file.sha256}?signature={_signature(file.sha256)}"
     return Answer(302, b"", {**common, "X-Linked-Etag": f'"{file.sha256}"', "Location": signed})
 

@@ -39,6 +39,8 @@ class HubServer:
     tokens: dict[str, str] = field(default_factory=lambda: {"hf_testtokenofalice0000": "alice"})
     read_only: set[str] = field(default_factory=set)
     """Tokens that may only read."""
+    announces_xet: bool = False
+    """Say of large files that they are in a Xet store; there is none, whatever is asked of it fails."""
 
     def __post_init__(self) -> None:
         self.storage = Storage(self.root)
