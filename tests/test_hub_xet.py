@@ -1,4 +1,4 @@
-"""Clients with and without hf_xet, on Hubs that have and have no Xet store: the model arrives all the same."""
+"""Clients with and without hf_xet, on Hubs that have and lack a Xet store: the model arrives."""
 
 import os
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Files from the Hub, each compared with the sum that it declares; a damaged one is fetched again, once.
 
-huggingface_hub fetches large files from the Hub's Xet store if `hf_xet` is installed and the Hub announces one,
-else over plain HTTP. The sum is compared after either. tests/test_hub_xet.py has what is tested: plain HTTP in
-both cases, a Xet store out of reach, and the folder of files that repositories share after Xet downloads; no
+huggingface_hub fetches large files from the Hub's Xet store if `hf_xet` is installed and the Hub announces
+one, else over plain HTTP. The sum is compared after either. tests/test_hub_xet.py tests plain HTTP in both
+cases, a Xet store out of reach, and the folder of files that repositories share after downloads from Xet; no
 bytes come from a real Xet store there.
 """
 
