@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import traceback
+from pathlib import Path
 
 import resnet_hub.finetuning.run
 import resnet_hub.finetuning.summary  # noqa: F401  imported by main() when it runs; here, once for all
@@ -29,7 +30,7 @@ def serve() -> None:
 def become_the_command(output: str, arguments: list[str]) -> None:
     """Never returns: the process ends with the command's exit code, as a Python of its own would."""
     os.setsid()
-    with open(output, "ab", 0) as file:
+    with Path(output).open("ab", 0) as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
     try:

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, also while a checkpoint is being written: the run ends as if nothing had been."""
+"""kill -9 at random moments, also inside a save: the run ends as if nothing had been."""
 
 import json
 import os
