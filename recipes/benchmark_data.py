@@ -104,7 +104,7 @@ def our_pipeline(folder: Path) -> Callable[[], Iterator[Tensor]]:
     train = load_data(config).train
     batches = TrainBatches(
         train,
-        build_train_transform(config, PREPROCESSING),
+        [build_train_transform(config, PREPROCESSING)],
         EpochPlan(num_images=len(train), global_batch_size=BATCH, seed=0),
         rank=0,
         world_size=1,

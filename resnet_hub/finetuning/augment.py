@@ -16,7 +16,7 @@ from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as F
 
 from resnet_hub.finetuning.config import FinetuneConfig
-from resnet_hub.finetuning.hyperrule import SMALL_IMAGE
+from resnet_hub.finetuning.hyperrule import SMALL_IMAGE, image_sizes
 from resnet_hub.finetuning.keys import random_key
 from resnet_hub.images import EncodedImage, Pixels
 from resnet_hub.preprocessing import Preprocessing
@@ -43,6 +43,21 @@ def keyed_randomness(*key: int) -> Iterator[None]:
         yield
     finally:
         generator.set_state(before)
+
+
+def build_train_transforms(config: FinetuneConfig, preprocessing: Preprocessing) -> list[TrainTransform]:
+    """The transform of each epoch: images grow from `first_image_size` to the size of `preprocessing`.
+
+    They grow through the first two thirds of the epochs; the last third, where the rate is low, is trained at
+    the size of evaluation.
+    """
+    by_size: dict[int, TrainTransform] = {}
+    transforms = []
+    for size in image_sizes(config):
+        if size not in by_size:
+            by_size[size] = build_train_transform(config, preprocessing.at_size(size))
+        transforms.append(by_size[size])
+    return transforms or [build_train_transform(config, preprocessing)]
 
 
 def build_train_transform(config: FinetuneConfig, preprocessing: Preprocessing) -> TrainTransform:

@@ -13,7 +13,7 @@ import tyro
 from resnet_hub.errors import ConfigError, nearest
 from resnet_hub.finetuning.config import FIELD_NAMES, RECIPES, FinetuneConfig, load_config
 
-Recipe = Literal["quick", "balanced"]
+Recipe = Literal["quick", "balanced", "best"]
 _SYNTAX = (tyro.conf.UsePythonSyntaxForLiteralCollections,)
 SHORT_NAMES = {"--model": "--model_name_or_path"}
 
@@ -25,7 +25,8 @@ class Command:
     config: Path | None = None
     """YAML file of options, as a run's config.yaml; flags win over it."""
     recipe: Recipe | None = None
-    """quick: a new fc on the frozen network; balanced, the defaults: that, then train the whole network."""
+    """quick: a new fc on the frozen network; balanced, the defaults: that, then train the whole network;
+    best: that for longer, small images first, stronger augmentation, and averaged weights."""
     dry_run: bool = False
     """Understand the data, build the model, say what would be done, and stop."""
     print_config: bool = False

@@ -16,6 +16,7 @@ Resume = Literal["auto", "never", "must"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
 Augmentation = Literal["none", "crop", "light", "randaugment", "trivialaugment", "3-augment"]
 SyncBatchNorm = Literal["auto", "yes", "no"]
+ClassWeights = Literal["none", "balanced"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,26 @@ class FinetuneConfig:
     """Share of the target spread over all classes (Szegedy et al. 2016); 0.1 if not given."""
     max_grad_norm: float | None = None
     """Clip the norm of the gradient to this."""
+    layer_decay: float | None = None
+    """Rate of each block as a fraction of the rate of the block above it; 1 for the same rate everywhere."""
+    class_weights: ClassWeights = "none"
+    """balanced: rare classes weigh as much in the loss as frequent ones."""
+    ema: bool = False
+    """Validate and export an exponential moving average of the weights in place of the last ones."""
+    ema_decay: float | None = None
+    """Share of the average that a step keeps; from the number of steps with --ema if not given; 0 is off."""
+    reestimate_batchnorm: int | None = None
+    """Training images to take BatchNorm's statistics from before each validation; some with --ema."""
+    low_resolution_first: bool = False
+    """Begin with smaller images and end with --image_size; saves a sixth of the computation."""
+    first_image_size: int | None = None
+    """Size in pixels that training begins with; --image_size, or less with --low_resolution_first."""
+    long_schedule: bool = False
+    """Twice the epochs that the size of the data set asks for."""
+    early_stopping_epochs: int | None = None
+    """Stop when validation has not improved for this many epochs."""
+    gradient_checkpointing: bool = False
+    """Compute features again in the backward pass: a third slower, in a fraction of the memory."""
     seed: int = 0
     """Decides splits, order, augmentation and initial weights."""
 
@@ -137,6 +158,14 @@ class FinetuneConfig:
 RECIPES: dict[str, dict[str, Any]] = {
     "quick": {"fit_fc_first": True, "num_train_epochs": 0},
     "balanced": {},
+    "best": {
+        "long_schedule": True,
+        "low_resolution_first": True,
+        "ema": True,
+        "augmentation": "trivialaugment",
+        "mixup": 0.1,
+        "cutmix": 1.0,
+    },
 }
 """Names for sets of options. The defaults are balanced: fc first, then the whole network at a lower rate."""
 
@@ -151,6 +180,8 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
             "per_device_eval_batch_size",
             "gradient_accumulation_steps",
             "image_size",
+            "first_image_size",
+            "early_stopping_epochs",
         ),
         lambda value: value >= 1,
         "1 or more",
@@ -163,6 +194,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
             "warmup_steps",
             "dataloader_num_workers",
             "seed",
+            "reestimate_batchnorm",
             "mixup",
             "cutmix",
         ),
@@ -174,6 +206,8 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
         lambda value: 0 <= value < 1,
         "at least 0 and below 1",
     ),
+    (("ema_decay",), lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    (("layer_decay",), lambda value: 0 < value <= 1, "above 0 and at most 1"),
     (("horizontal_flip", "random_erasing"), lambda value: 0 <= value <= 1, "between 0 and 1"),
 )
 
@@ -200,6 +234,11 @@ def check_values(config: FinetuneConfig) -> None:
         )
     if config.num_train_epochs == 0 and (config.fit_fc_first is False or not config.pretrained):
         raise ConfigError("--num_train_epochs 0 without --fit_fc_first leaves nothing to be trained.")
+    if config.first_image_size and config.image_size and config.first_image_size > config.image_size:
+        raise ConfigError(
+            f"--first_image_size {config.first_image_size} is above --image_size {config.image_size}: images "
+            f"grow towards the latter."
+        )
     if not config.train_dir and (config.validation_dir or config.test_dir):
         raise ConfigError("--validation_dir and --test_dir go with --train_dir, which is not given.")
 

@@ -15,11 +15,31 @@ _BATCH_SIZES = ((5_000, 64), (50_000, 128), (math.inf, 256))
 # Images shown in all, and the range of epochs that this may come to.
 _SHOWN_PRETRAINED, _EPOCHS_PRETRAINED = 60_000, (5, 30)
 _SHOWN_FROM_SCRATCH, _EPOCHS_FROM_SCRATCH = 40_000, (30, 90)
+_LONGER = 2  # times as many with `long_schedule`
 
 # Images whose features are kept in memory to fit fc: with 2048 of them an image these are 1.6 GB.
 _MOST_FEATURES = 200_000
 
 SMALL_IMAGE = 64  # pixels; up to here images are padded and cropped, above they are cropped and resized
+
+
+_GROWING = 2 / 3  # share of the epochs through which images grow, if they begin smaller
+_FIRST_SIZE = 0.7  # of the image size: half of the multiplications
+
+_BATCHNORM_IMAGES = 2048  # enough for the mean and variance of a channel to a few percent
+
+
+def image_sizes(config: FinetuneConfig) -> list[int]:
+    """Height and width in pixels of the training images of each epoch of a completed configuration."""
+    first, last, epochs = config.first_image_size, config.image_size, config.num_train_epochs
+    assert first is not None
+    assert last is not None
+    assert epochs is not None
+    growing = round(_GROWING * epochs)
+    return [
+        last if epoch >= growing else _round_size(first + (last - first) * epoch / growing, last)
+        for epoch in range(epochs)
+    ]
 
 
 def complete(
@@ -36,24 +56,20 @@ def complete(
     """
     if multi_label and config.label_smoothing:
         raise ConfigError("--label_smoothing is for classes that exclude each other; these labels do not.")
+    if multi_label and config.class_weights != "none":
+        raise ConfigError("--class_weights is for classes that exclude each other; these labels do not.")
     image_size = config.image_size or model_image_size
     per_step = next(size for limit, size in _BATCH_SIZES if num_train <= limit)
     shares = world_size * config.gradient_accumulation_steps
     batch_size = config.per_device_train_batch_size or max(1, min(per_step, num_train) // shares)
-    shown, (fewest, most) = (
-        (_SHOWN_PRETRAINED, _EPOCHS_PRETRAINED)
-        if config.pretrained
-        else (_SHOWN_FROM_SCRATCH, _EPOCHS_FROM_SCRATCH)
-    )
-    epochs = config.num_train_epochs
-    if epochs is None:
-        epochs = min(most, max(fewest, round(shown / num_train)))
+    epochs = _epochs(config, num_train) if config.num_train_epochs is None else config.num_train_epochs
     steps_per_epoch = math.ceil(num_train / (batch_size * shares))
     if config.max_train_steps:
         epochs = math.ceil(config.max_train_steps / steps_per_epoch)
     total_steps = config.max_train_steps or epochs * steps_per_epoch
     # Adam's rate grows with the square root of the batch (Malladi et al. 2022, arXiv:2205.10287).
     rate_at_64 = 5e-4 if config.pretrained else 3e-3
+    is_averaged = config.ema if config.ema_decay is None else config.ema_decay > 0
     decided = {
         "fit_fc_first": config.pretrained and num_train <= _MOST_FEATURES,
         "label_smoothing": 0.0 if multi_label else 0.1,
@@ -65,6 +81,28 @@ def complete(
         "learning_rate": rate_at_64 * math.sqrt(batch_size * shares / 64),
         "weight_decay": 0.05,
         "warmup_steps": total_steps // 20,
+        "layer_decay": 1.0,
+        # An average over the last twentieth of the run, and over ten steps at least.
+        "ema_decay": 1 - 1 / max(10, total_steps / 20) if config.ema else 0.0,
+        "first_image_size": (
+            _round_size(_FIRST_SIZE * image_size, image_size) if config.low_resolution_first else image_size
+        ),
+        "reestimate_batchnorm": min(num_train, _BATCHNORM_IMAGES) if is_averaged else 0,
     }
     still_open = {name: value for name, value in decided.items() if getattr(config, name) is None}
     return with_options(config, **still_open | {"num_train_epochs": epochs})
+
+
+def _epochs(config: FinetuneConfig, num_train: int) -> int:
+    shown, (fewest, most) = (
+        (_SHOWN_PRETRAINED, _EPOCHS_PRETRAINED)
+        if config.pretrained
+        else (_SHOWN_FROM_SCRATCH, _EPOCHS_FROM_SCRATCH)
+    )
+    return min(most, max(fewest, round(shown / num_train))) * (_LONGER if config.long_schedule else 1)
+
+
+def _round_size(size: float, largest: int) -> int:
+    """The nearest size that the strides of a network divide, at most `largest`."""
+    multiple = 4 if largest <= SMALL_IMAGE else 32
+    return min(largest, max(multiple, round(size / multiple) * multiple))

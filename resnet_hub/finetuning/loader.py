@@ -6,7 +6,7 @@ Images stay uint8; they become float on the device, which moves a quarter of the
 import atexit
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
@@ -51,7 +51,7 @@ class TrainBatches:
     def __init__(
         self,
         split: LabelledImages,
-        transform: TrainTransform,
+        transforms: Sequence[TrainTransform],
         plan: EpochPlan,
         *,
         rank: int,
@@ -60,11 +60,12 @@ class TrainBatches:
         num_workers: int,
         pin_memory: bool,
     ) -> None:
+        """Use one transform for each epoch, the last one for all later epochs too."""
         plan.check_parts(world_size, num_micro)
         self.plan = plan
         self._num_micro = num_micro
         self._keys = _TrainKeys(plan=plan, rank=rank, world_size=world_size, num_micro=num_micro)
-        images = _TrainImages(split, transform, seed=plan.seed)
+        images = _TrainImages(split, transforms, seed=plan.seed)
         self._loader = _make_loader(images, self._keys, num_workers=num_workers, pin_memory=pin_memory)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
@@ -77,7 +78,7 @@ class TrainBatches:
 
 def train_batches(
     split: LabelledImages,
-    transform: TrainTransform,
+    transforms: Sequence[TrainTransform],
     plan: EpochPlan,
     *,
     epoch: int,
@@ -91,7 +92,7 @@ def train_batches(
     """The micro-batches of each step of one epoch; `TrainBatches` does the same for many epochs."""
     batches = TrainBatches(
         split,
-        transform,
+        transforms,
         plan,
         rank=rank,
         world_size=world_size,
@@ -152,8 +153,8 @@ class _TrainKeys:
 class _TrainImages(Dataset[Batch]):
     """Whole augmented batches by (epoch, indices)."""
 
-    def __init__(self, split: LabelledImages, transform: TrainTransform, *, seed: int) -> None:
-        self._split, self._transform, self._seed = split, transform, seed
+    def __init__(self, split: LabelledImages, transforms: Sequence[TrainTransform], *, seed: int) -> None:
+        self._split, self._transforms, self._seed = split, transforms, seed
 
     def __getitems__(self, key: tuple[int, Indices]) -> Batch:
         epoch, indices = key
@@ -165,7 +166,7 @@ class _TrainImages(Dataset[Batch]):
 
     def _augment(self, encoded: EncodedImage, epoch: int, index: int) -> Tensor:
         with keyed_randomness(self._seed, epoch, index):
-            return self._transform(encoded)
+            return self._transforms[min(epoch, len(self._transforms) - 1)](encoded)
 
 
 class _EvaluationImages(Dataset[Batch]):

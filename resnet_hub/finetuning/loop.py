@@ -166,7 +166,7 @@ def compute_split(
     outputs = [torch.zeros(0, num_outputs, device=device)]
     indices = [torch.zeros(0, dtype=torch.long, device=device)]
     for number, batch in enumerate(batches):
-        images = _normalized(batch.images, preprocessing, machine)
+        images = normalized(batch.images, preprocessing, machine)
         with nullcontext() if full_precision else machine.accelerator.autocast():
             outputs.append(compute(images).float())
         indices.append(batch.indices.to(device))
@@ -178,19 +178,21 @@ def compute_split(
     return _gather_uneven(torch.cat(outputs), machine)[order]
 
 
-def make_loss_function(*, multi_label: bool, label_smoothing: float) -> LossFunction:
+def make_loss_function(
+    *, multi_label: bool, label_smoothing: float, class_weights: Tensor | None = None
+) -> LossFunction:
     """Cross-entropy summed over the images; for multi-label data the mean of the binary ones."""
     if multi_label:
         return lambda logits, targets: (
             F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1).sum()
         )
     return lambda logits, targets: F.cross_entropy(
-        logits, targets, label_smoothing=label_smoothing, reduction="sum"
+        logits, targets, weight=class_weights, label_smoothing=label_smoothing, reduction="sum"
     )
 
 
 def _to_device(trainer: Trainer, batch: Batch, *, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    images = _normalized(batch.images, trainer.preprocessing, trainer.machine)
+    images = normalized(batch.images, trainer.preprocessing, trainer.machine)
     targets = batch.labels.to(images.device, non_blocking=True)
     if trainer.mix is None:
         return images, targets
@@ -198,7 +200,8 @@ def _to_device(trainer: Trainer, batch: Batch, *, key: tuple[int, ...]) -> tuple
     return trainer.mix(images, targets, generator)
 
 
-def _normalized(images: Tensor, preprocessing: Preprocessing, machine: Machine) -> Tensor:
+def normalized(images: Tensor, preprocessing: Preprocessing, machine: Machine) -> Tensor:
+    """The images as the network takes them, on its device, from uint8."""
     on_device = images.to(machine.accelerator.device, non_blocking=True)
     return preprocessing.normalize(on_device).contiguous(memory_format=machine.memory_format)
 

@@ -30,12 +30,22 @@ class Schedule:
         return self.peak_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, cooled)))
 
 
-def make_optimizer(model: nn.Module, *, weight_decay: float) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0
+) -> torch.optim.Optimizer:
     """AdamW with weight decay on convolution and fc weights only, none on norms and biases.
 
-    The rate is set before every step (`set_rate`).
+    The rate is set before every step (`set_rate`). With `layer_decay` below 1 each block learns at that
+    fraction of the rate of the block above it (Clark et al. 2020, arXiv:2003.10555, section 3.2).
     """
-    return create_optimizer_v2(model, opt="adamw", lr=0.0, weight_decay=weight_decay, fused=True)
+    return create_optimizer_v2(
+        model,
+        opt="adamw",
+        lr=0.0,
+        weight_decay=weight_decay,
+        layer_decay=None if layer_decay == 1 else layer_decay,
+        fused=True,
+    )
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -220,15 +220,16 @@ def _repo_id(config: FinetuneConfig) -> str:
 @torch.inference_mode()
 def _check_fits(run: Run) -> None:
     """Raise UserError if the model cannot compute images of the chosen size."""
-    height, width = run.preprocessing.image_size
-    images = torch.zeros(1, run.preprocessing.num_channels, height, width)
-    try:
-        logits = run.model.eval()(images)
-    except RuntimeError as error:
-        raise UserError(
-            f"{run.config.model_name_or_path} cannot take images of {height}x{width} pixels ({error}). "
-            f"Choose another --image_size."
-        ) from error
+    logits = torch.empty(0)
+    for flag in ("first_image_size", "image_size"):
+        size = getattr(run.config, flag)
+        try:
+            logits = run.model.eval()(torch.zeros(1, run.preprocessing.num_channels, size, size))
+        except RuntimeError as error:
+            raise UserError(
+                f"{run.config.model_name_or_path} cannot take images of {size}x{size} pixels ({error}). "
+                f"Choose another --{flag}."
+            ) from error
     layer: Any = run.model.get_classifier()  # pyright: ignore[reportCallIssue]
     if not isinstance(layer, nn.Linear):
         raise UserError(
@@ -255,7 +256,23 @@ def _summary(run: Run) -> str:
             f"training  {config.num_train_epochs} epochs, {run.total_steps} steps of "
             f"{run.plan.global_batch_size} images, peak rate {config.learning_rate:.2g}, "
             f"{config.warmup_steps} warm-up steps, weight decay {config.weight_decay}, "
-            f"label smoothing {config.label_smoothing}, augmentation {config.augmentation}",
+            f"label smoothing {config.label_smoothing}, augmentation {config.augmentation}"
+            + "".join(f", {extra}" for extra in _extras(config)),
             f"folder    {run.folder.path}",
         )
     )
+
+
+def _extras(config: FinetuneConfig) -> list[str]:
+    """What of the training is not as usual, in a few words each."""
+    words = {
+        f"layer decay {config.layer_decay}": config.layer_decay != 1,
+        f"weights averaged with decay {config.ema_decay:.4g}": config.ema_decay,
+        f"BatchNorm from {config.reestimate_batchnorm} images": config.reestimate_batchnorm,
+        f"images from {config.first_image_size} px on": config.first_image_size != config.image_size,
+        f"class weights {config.class_weights}": config.class_weights != "none",
+        f"mixup {config.mixup}": config.mixup,
+        f"CutMix {config.cutmix}": config.cutmix,
+        "gradient checkpointing": config.gradient_checkpointing,
+    }
+    return [text for text, is_on in words.items() if is_on]

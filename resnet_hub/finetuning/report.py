@@ -12,6 +12,7 @@ from torch import Tensor
 from resnet_hub.errors import HubError, RunError
 from resnet_hub.finetuning.config import plain_values
 from resnet_hub.finetuning.data import Split
+from resnet_hub.finetuning.evaluation import evaluate
 from resnet_hub.finetuning.figures import draw_confusion_matrix, draw_learning_curves
 from resnet_hub.finetuning.html import as_webp
 from resnet_hub.finetuning.metrics import confusion, probabilities, score_predictions
@@ -19,7 +20,7 @@ from resnet_hub.finetuning.page import PICTURE_SIZE, PICTURES_SHOWN, page_of_run
 from resnet_hub.finetuning.predictions import Predictions, write_predictions
 from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.run_folder import RunFolder
-from resnet_hub.finetuning.training import Training, evaluate
+from resnet_hub.finetuning.state import Training
 from resnet_hub.hub import push_folder, save_folder
 from resnet_hub.results import RunReport, Score, SplitRecord, TrainRecord
 
@@ -49,7 +50,7 @@ def measure(run: Run, training: Training) -> tuple[RunReport, dict[str, Tensor]]
     for name in _EVALUATED:
         if getattr(run.data, name) is not None:
             split = _split(run, name)
-            logits[name] = evaluate(run, training, split, full_precision=True)
+            logits[name] = evaluate(run, training, split, training.network, full_precision=True)
             labels = torch.as_tensor(split.labels)
             scores[name] = score_predictions(logits[name], labels, run.data.class_names)
     return _make_report(run, training, scores), logits

@@ -7,7 +7,8 @@ from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.preemption import PreemptionWatch
 from resnet_hub.finetuning.preparation import confirm_publishing, prepare
 from resnet_hub.finetuning.report import measure, publish_if_asked, write_results
-from resnet_hub.finetuning.training import draw_first_batches, start_or_resume, train_epochs
+from resnet_hub.finetuning.state import start_or_resume
+from resnet_hub.finetuning.training import draw_first_batches, train_epochs
 from resnet_hub.results import RunReport
 
 

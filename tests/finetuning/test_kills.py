@@ -19,7 +19,18 @@ from .test_resume import assert_same_run
 RUN = (
     *TINY,
     *("--num_train_epochs", "6", "--per_device_train_batch_size", "64", "--gradient_accumulation_steps", "2"),
-    *("--mixup", "0.2", "--random_erasing", "0.3", "--checkpoint_minutes", "0.002"),
+    *(
+        "--mixup",
+        "0.2",
+        "--random_erasing",
+        "0.3",
+        "--ema",
+        "--first_image_size",
+        "4",
+        "--layer_decay",
+        "0.8",
+    ),
+    *("--checkpoint_minutes", "0.002"),
 )
 KILLS_PER_RUN = 3
 

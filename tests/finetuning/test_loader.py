@@ -53,7 +53,7 @@ def batches_of(
 ) -> TrainBatches:
     return TrainBatches(
         split,
-        build_train_transform(CONFIG, PREPROCESSING),
+        [build_train_transform(CONFIG, PREPROCESSING)],
         EpochPlan(num_images=len(split), global_batch_size=images, seed=CONFIG.seed),
         rank=rank,
         world_size=world_size,
@@ -131,7 +131,7 @@ def test_another_seed_gives_other_batches(split: Split, expected):
     plan = EpochPlan(num_images=len(split), global_batch_size=24, seed=8)
     transform = build_train_transform(CONFIG, PREPROCESSING)
     other = TrainBatches(
-        split, transform, plan, rank=0, world_size=1, num_micro=1, num_workers=0, pin_memory=False
+        split, [transform], plan, rank=0, world_size=1, num_micro=1, num_workers=0, pin_memory=False
     )
     assert ledger(other.epoch(0)) != expected[0]
 

@@ -1,0 +1,113 @@
+"""What the network makes of a split: each image once, however many processes share the work."""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from resnet_hub.finetuning.augment import EvaluationTransform
+from resnet_hub.finetuning.data import Split
+from resnet_hub.finetuning.keys import random_key
+from resnet_hub.finetuning.loader import Batch, TrainBatches, evaluation_batches
+from resnet_hub.finetuning.loop import compute_split, normalized
+from resnet_hub.finetuning.preparation import Run
+from resnet_hub.finetuning.state import Training, save
+from resnet_hub.finetuning.stopwatch import EVALUATION
+
+
+def evaluate(
+    run: Run, training: Training, split: Split, network: nn.Module, *, full_precision: bool = False
+) -> Tensor:
+    """Logits (images, classes) of a split in its order; raises Preempted, after saving, when asked."""
+    stopwatch = training.trainer.stopwatch
+    stopwatch.start()
+    network.eval()
+    if run.machine.world_size > 1 and not run.machine.sync_batchnorm:
+        for buffer in network.buffers():  # each process has running statistics of its own
+            broadcast(buffer)
+    num_outputs = len(run.data.class_names)
+    logits = _compute(run, training, split, network, num_outputs=num_outputs, full_precision=full_precision)
+    stopwatch.lap(EVALUATION)
+    return logits
+
+
+def features(run: Run, training: Training, split: Split) -> Tensor:
+    """What `fc` would see of each image of a split, (images, features); raises Preempted when asked."""
+    network: Any = training.network.eval()
+
+    def compute(images: Tensor) -> Tensor:
+        return network.forward_head(network.forward_features(images), pre_logits=True)
+
+    return _compute(run, training, split, compute, num_outputs=network.head_hidden_size)
+
+
+@torch.no_grad()
+def reestimate_batchnorm(run: Run, training: Training, network: nn.Module, *, epoch: int) -> None:
+    """Replace BatchNorm's running statistics by those of training images as evaluation sees them.
+
+    Averaged weights never produced the statistics that they were averaged with (Izmailov et al. 2018,
+    arXiv:1803.05407, section 3.2), and random crops show objects larger than evaluation does (Touvron et al.
+    2019, arXiv:1906.06423). The images are the first of the order of `epoch`, the same on every start.
+    """
+    assert run.config.reestimate_batchnorm is not None
+    num_steps = -(-run.config.reestimate_batchnorm // run.plan.global_batch_size)
+    batches = TrainBatches(
+        run.data.train,
+        [EvaluationTransform(run.preprocessing)],
+        run.plan,
+        rank=run.machine.rank,
+        world_size=run.machine.world_size,
+        num_micro=run.config.gradient_accumulation_steps,
+        num_workers=min(run.num_workers, num_steps),
+        pin_memory=False,
+    )
+    steps = islice(batches.epoch(epoch), num_steps)
+    images = (normalized(batch.images, run.preprocessing, run.machine) for step in steps for batch in step)
+    torch.manual_seed(random_key(run.config.seed, epoch, run.machine.rank))  # drop path is on in this pass
+    with run.machine.accelerator.autocast():
+        update_bn(images, network)
+
+
+def validation_batches(run: Run, split: Split, *, num_workers: int) -> Iterator[Batch]:
+    """This process's share of a split, in order."""
+    return evaluation_batches(
+        split,
+        run.preprocessing,
+        batch_size=_batch_size(run),
+        rank=run.machine.rank,
+        world_size=run.machine.world_size,
+        num_workers=num_workers,
+        pin_memory=run.machine.accelerator.device.type == "cuda",
+    )
+
+
+def _compute(
+    run: Run,
+    training: Training,
+    split: Split,
+    compute: Callable[[Tensor], Tensor],
+    *,
+    num_outputs: int,
+    full_precision: bool = False,
+) -> Tensor:
+    """What `compute` makes of each image of a split as evaluation sees it, (images, outputs), on the CPU."""
+    return compute_split(
+        compute,
+        validation_batches(run, split, num_workers=run.num_workers),
+        num_outputs=num_outputs,
+        num_images=len(split),
+        batch_size=_batch_size(run),
+        preprocessing=run.preprocessing,
+        machine=run.machine,
+        between_batches=lambda: run.stop_if_asked(lambda: save(run, training, must=True)),
+        full_precision=full_precision,
+    )
+
+
+def _batch_size(run: Run) -> int:
+    assert run.config.per_device_eval_batch_size is not None
+    return run.config.per_device_eval_batch_size

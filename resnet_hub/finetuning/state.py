@@ -1,0 +1,197 @@
+"""The state of a run: what a checkpoint holds, how a training begins, and how it goes on."""
+
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+
+import torch
+from safetensors import SafetensorError
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from resnet_hub.finetuning.augment import build_mixer, build_train_transforms
+from resnet_hub.finetuning.checkpoint import (
+    Checkpoint,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    read_newest_checkpoint,
+    remove_leftovers,
+    write_checkpoint,
+)
+from resnet_hub.finetuning.config import plain_values
+from resnet_hub.finetuning.loader import TrainBatches
+from resnet_hub.finetuning.loop import Progress, Trainer, make_loss_function
+from resnet_hub.finetuning.optim import Schedule, make_optimizer
+from resnet_hub.finetuning.preparation import Run
+from resnet_hub.finetuning.stopwatch import SAVING, Stopwatch
+from resnet_hub.finetuning.sync_batchnorm import synchronise_batchnorm
+from resnet_hub.finetuning.tracking import Tracking
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Training:
+    """The state of a run and the loaders that feed it."""
+
+    trainer: Trainer
+    network: nn.Module
+    """The network itself, without the wrapping of accelerate."""
+    average: ModelEmaV3 | None
+    """A network whose weights follow the trained ones as their exponential moving average."""
+    progress: Progress
+    best: dict[str, Tensor]
+    """Weights of the best validated epoch, on the CPU."""
+    batches: TrainBatches
+    tracking: Tracking
+    resumed_from_step: int | None = None
+    last_saved: float = field(default_factory=time.monotonic)
+
+    @property
+    def candidate(self) -> nn.Module:
+        """The network that is validated and, at its best, exported."""
+        return self.network if self.average is None else self.average.module
+
+
+def start_or_resume(run: Run) -> Training:
+    """The training at its first step, or where the newest valid checkpoint of the folder left it."""
+    checkpoint = read_newest_checkpoint(run.folder.checkpoints)
+    network = run.model
+    progress = Progress()
+    if checkpoint is not None:
+        network.load_state_dict(dict(checkpoint.tensors["model"]))
+        progress = Progress(**checkpoint.values["progress"])
+    network = network.to(memory_format=run.machine.memory_format)  # pyright: ignore[reportCallIssue]
+    if run.machine.sync_batchnorm:
+        network = synchronise_batchnorm(network, run.machine.accelerator.device)
+    average = _make_average(run, network)
+    trainer = _make_trainer(run, network, progress)
+    if checkpoint is not None:
+        load_optimizer_tensors(trainer.optimizer, checkpoint.tensors["optimizer"])
+        if average is not None:
+            average.module.load_state_dict(dict(checkpoint.tensors["average"]))
+        if run.machine.accelerator.scaler is not None:
+            run.machine.accelerator.scaler.load_state_dict(checkpoint.values["scaler"])
+        if run.machine.is_main:
+            run.folder.rewind_log(checkpoint.values["log_size"])
+            remove_leftovers(run.folder.checkpoints)
+        run.display.say(f"going on from step {progress.step} of {run.total_steps}")
+    elif run.machine.is_main:
+        run.folder.rewind_log(0)
+    return Training(
+        trainer=trainer,
+        network=run.machine.accelerator.unwrap_model(trainer.model),
+        average=average,
+        progress=progress,
+        best=dict(checkpoint.tensors.get("best", {})) if checkpoint else {},
+        batches=make_train_batches(run, num_workers=run.num_workers),
+        tracking=Tracking(
+            run.machine.accelerator, run.config.report_to, str(run.folder.path), plain_values(run.config)
+        ),
+        resumed_from_step=progress.step if checkpoint else None,
+    )
+
+
+def save(run: Run, training: Training, *, must: bool = False) -> None:
+    """Write a checkpoint; unless it `must` be written, a full disk is no reason to stop."""
+    training.last_saved = time.monotonic()
+    stopwatch = training.trainer.stopwatch
+    stopwatch.start()
+    stopwatch.settle()
+    if not run.machine.is_main:  # the others have the same weights, optimizer and progress
+        return
+    if fc_is_to_be_fitted(run, training.progress):  # the run has not got anywhere yet
+        return
+    groups: dict[str, dict[str, Tensor]] = {
+        "model": training.network.state_dict(),
+        "optimizer": optimizer_tensors(training.trainer.optimizer),
+    }
+    if training.average is not None:
+        groups["average"] = training.average.module.state_dict()
+    if training.best:
+        groups["best"] = training.best
+    scaler = run.machine.accelerator.scaler
+    values = {
+        "progress": asdict(training.progress),
+        "log_size": run.folder.log_size(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+    }
+    try:
+        write_checkpoint(
+            run.folder.checkpoints, training.progress.step, Checkpoint(tensors=groups, values=values)
+        )
+    except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
+        if must:
+            raise
+        logger.warning("No checkpoint could be written at step %d: %s", training.progress.step, error)
+    stopwatch.lap(SAVING)
+
+
+def fc_is_to_be_fitted(run: Run, progress: Progress) -> bool:
+    """Whether the new fc is still to be fitted on features of the frozen network."""
+    return bool(run.config.fit_fc_first) and not progress.fc_is_fitted
+
+
+def make_train_batches(run: Run, *, num_workers: int) -> TrainBatches:
+    """This process's share of the steps of training."""
+    return TrainBatches(
+        run.data.train,
+        build_train_transforms(run.config, run.preprocessing),
+        run.plan,
+        rank=run.machine.rank,
+        world_size=run.machine.world_size,
+        num_micro=run.config.gradient_accumulation_steps,
+        num_workers=num_workers,
+        pin_memory=run.machine.accelerator.device.type == "cuda",
+    )
+
+
+def _make_average(run: Run, network: nn.Module) -> ModelEmaV3 | None:
+    """A copy of the network that will follow it; made before accelerate binds `forward` to the original."""
+    if not run.config.ema_decay:
+        return None
+    average = ModelEmaV3(network, decay=run.config.ema_decay, use_warmup=True)
+    average.module.to(run.machine.accelerator.device)
+    return average
+
+
+def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
+    config = run.config
+    assert config.learning_rate is not None
+    assert config.weight_decay is not None
+    assert config.warmup_steps is not None
+    assert config.label_smoothing is not None
+    assert config.layer_decay is not None
+    if config.gradient_checkpointing:
+        network.set_grad_checkpointing(True)  # pyright: ignore[reportCallIssue]
+    optimizer = make_optimizer(network, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
+    model, optimizer = run.machine.accelerator.prepare(network, optimizer)
+    return Trainer(
+        model=model,
+        optimizer=optimizer,
+        schedule=Schedule(
+            peak_rate=config.learning_rate, warmup_steps=config.warmup_steps, total_steps=run.total_steps
+        ),
+        loss_function=make_loss_function(
+            multi_label=run.data.multi_label,
+            label_smoothing=config.label_smoothing,
+            class_weights=_class_weights(run),
+        ),
+        preprocessing=run.preprocessing,
+        machine=run.machine,
+        stopwatch=Stopwatch(progress.station_seconds, run.machine.accelerator.device),
+        seed=config.seed,
+        max_grad_norm=config.max_grad_norm,
+        max_seconds=None if config.max_minutes is None else 60 * config.max_minutes,
+        mix=build_mixer(config, len(run.data.class_names)),
+    )
+
+
+def _class_weights(run: Run) -> Tensor | None:
+    """Weight of each class in the loss, (classes,): inverse to its images, one in the mean over images."""
+    if run.config.class_weights == "none":
+        return None
+    counts = torch.as_tensor(run.data.train.labels).bincount(minlength=len(run.data.class_names))
+    present = counts > 0
+    weights = torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), 1.0)
+    return weights.float().to(run.machine.accelerator.device)
