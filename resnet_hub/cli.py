@@ -96,6 +96,12 @@ VERBS = {
             help="ONNX and torch.export files, each compared with the model",
             extra="export",
         ),
+        Verb(
+            name="demo",
+            module="resnet_hub.verbs.demo",
+            flags="resnet_hub.verbs.demo_flags",
+            help="a page on which people try a model, here or as a Space",
+        ),
     )
 }
 

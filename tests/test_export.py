@@ -8,60 +8,23 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import timm
 import torch
-from PIL import Image
 
 import resnet_hub
 from resnet_hub.cli import main
 from resnet_hub.formats.kinds import KINDS
-from resnet_hub.my_resnet import register_variant
 from resnet_hub.preprocessing import Preprocessing
-from resnet_hub.variant import Variant
+from tests.colour_model import COLOURS, photo
 
-NAME = "my_two_blocks"
-register_variant(NAME, Variant(block="basic", depths=(1, 1), widths=(32, 64), stem="conv3"))
-COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
-
-
-def photo(name: str, number: int) -> Image.Image:
-    noise = np.random.default_rng([number, *map(ord, name)]).integers(-40, 40, (40, 48, 3))
-    return Image.fromarray(np.clip(np.array(COLOURS[name]) + noise, 0, 255).astype(np.uint8))
+pytest_plugins = ["tests.colour_model"]
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen noisy pictures of each of three colours."""
-    folder = tmp_path_factory.mktemp("photos")
-    for name in COLOURS:
-        for number in range(16):
-            photo(name, number).save(folder / f"{name}{number:02d}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model folder of a small network that has learnt the three colours."""
-    torch.manual_seed(0)
-    model = timm.create_model(NAME, num_classes=len(COLOURS))
-    preprocessing = Preprocessing.of_model(model)
-    images = [preprocessing(photo(name, 100 + number)) for number in range(8) for name in COLOURS]
-    pixels, labels = preprocessing.normalize(torch.stack(images)), torch.arange(3).repeat(8)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    for _ in range(12):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(pixels), labels).backward()
-        optimizer.step()
-    path = tmp_path_factory.mktemp("model") / "colours"
-    return resnet_hub.save_folder(model.eval(), path, class_names=list(COLOURS))
-
-
-@pytest.fixture(scope="module")
-def exported(folder: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(colour_model: Path, colour_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `resnet-hub export` writes in every format."""
     output = tmp_path_factory.mktemp("exported") / "files"
-    arguments = ["--output_dir", str(output), "--images", str(photos), "--formats", *KINDS]
-    assert main(["export", str(folder), *arguments]) == 0
+    arguments = ["--output_dir", str(output), "--images", str(colour_photos), "--formats", *KINDS]
+    assert main(["export", str(colour_model), *arguments]) == 0
     return output
 
 
@@ -75,19 +38,19 @@ def images(count: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
-def test_onnxruntime_answers_as_the_model_for_any_batch_size(folder, exported, batch_size):
+def test_onnxruntime_answers_as_the_model_for_any_batch_size(colour_model, exported, batch_size):
     session = onnxruntime.InferenceSession(exported / "model.onnx", providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"images": images(batch_size).numpy()})
     with torch.inference_mode():
-        wanted = resnet_hub.load(folder)(images(batch_size)).numpy()
+        wanted = resnet_hub.load(colour_model)(images(batch_size)).numpy()
     np.testing.assert_allclose(logits, wanted, atol=1e-4 * abs(wanted).max())
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
-def test_torch_runs_the_archive_without_the_code_of_the_model(folder, exported, batch_size):
+def test_torch_runs_the_archive_without_the_code_of_the_model(colour_model, exported, batch_size):
     module = torch.export.load(exported / "model.pt2").module()
     with torch.inference_mode():
-        wanted = resnet_hub.load(folder)(images(batch_size))
+        wanted = resnet_hub.load(colour_model)(images(batch_size))
         assert torch.allclose(module(images(batch_size)), wanted, atol=1e-4 * float(wanted.abs().max()))
 
 
@@ -106,7 +69,7 @@ def test_every_format_is_written_compared_and_measured(exported):
     assert deviations["onnx"] < deviations["onnx_fp16"] < deviations["onnx_int8"]
 
 
-def test_smaller_formats_are_smaller_and_every_layer_is_in_8_bits(folder, exported):
+def test_smaller_formats_are_smaller_and_every_layer_is_in_8_bits(colour_model, exported):
     sizes = {path.name: path.stat().st_size for path in exported.iterdir()}
     assert sizes["model_int8.onnx"] < 0.45 * sizes["model.onnx"]
     assert sizes["model_fp16.onnx"] < 0.65 * sizes["model.onnx"]
@@ -114,10 +77,10 @@ def test_smaller_formats_are_smaller_and_every_layer_is_in_8_bits(folder, export
     eight_bits = [tensor for tensor in tensors if tensor.data_type == onnx.TensorProto.INT8]
     layers = [
         module
-        for module in resnet_hub.load(folder).modules()
+        for module in resnet_hub.load(colour_model).modules()
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
     ]
-    assert sum(np.prod(tensor.dims) > 100 for tensor in eight_bits) == len(layers) == 8
+    assert sum(np.prod(tensor.dims) > 100 for tensor in eight_bits) == len(layers) == 20
 
 
 def test_an_onnx_file_says_what_its_outputs_mean(exported):
@@ -129,12 +92,12 @@ def test_an_onnx_file_says_what_its_outputs_mean(exported):
 
 
 def test_with_preprocessing_a_file_takes_pixels_and_gives_the_probabilities_of_classify(
-    folder, photos, tmp_path
+    colour_model, colour_photos, tmp_path
 ):
     output = tmp_path / "out"
-    arguments = ["--with-preprocessing", "--formats", "onnx", "onnx_int8", "--images", str(photos)]
-    assert main(["export", str(folder), "--output-dir", str(output), *arguments]) == 0
-    model, picture = resnet_hub.load(folder), photo("green", 7)
+    arguments = ["--with-preprocessing", "--formats", "onnx", "onnx_int8", "--images", str(colour_photos)]
+    assert main(["export", str(colour_model), "--output-dir", str(output), *arguments]) == 0
+    model, picture = resnet_hub.load(colour_model), photo("green", 7)
     pixels = np.asarray(Preprocessing.of_model(model).crop(picture))[None]
     wanted = dict(resnet_hub.classify(model, picture))
     for name, tolerance in (("model.onnx", 1e-5), ("model_int8.onnx", 0.05)):
@@ -144,11 +107,11 @@ def test_with_preprocessing_a_file_takes_pixels_and_gives_the_probabilities_of_c
 
 
 def test_a_file_that_deviates_more_than_accepted_is_removed_and_the_others_stay(
-    folder, photos, tmp_path, capsys
+    colour_model, colour_photos, tmp_path, capsys
 ):
     output = tmp_path / "out"
-    arguments = ["--images", str(photos), "--formats", "onnx", "onnx_int8", "--tolerance", "1e-4"]
-    assert main(["export", str(folder), "--output_dir", str(output), *arguments]) == 1
+    arguments = ["--images", str(colour_photos), "--formats", "onnx", "onnx_int8", "--tolerance", "1e-4"]
+    assert main(["export", str(colour_model), "--output_dir", str(output), *arguments]) == 1
     assert sorted(path.name for path in output.iterdir()) == ["export_report.json", "model.onnx"]
     refused = {row["kind"]: row["refused"] for row in report_of(output)["files"]}
     assert refused["onnx"] is None
@@ -156,8 +119,8 @@ def test_a_file_that_deviates_more_than_accepted_is_removed_and_the_others_stay(
     assert "model_int8.onnx is refused" in capsys.readouterr().err
 
 
-def test_a_network_too_wide_for_16_bits_leaves_no_folder_behind(folder, tmp_path, capsys):
-    model = resnet_hub.load(folder)
+def test_a_network_too_wide_for_16_bits_leaves_no_folder_behind(colour_model, tmp_path, capsys):
+    model = resnet_hub.load(colour_model)
     with torch.no_grad():
         model.layer1[0].bn1.weight.mul_(1e6)  # half floats end at 65504
     resnet_hub.save_folder(model, tmp_path / "wide", class_names=list(COLOURS))
@@ -172,15 +135,15 @@ def test_a_network_too_wide_for_16_bits_leaves_no_folder_behind(folder, tmp_path
     [
         (["--formats", "onx"], "did you mean 'onnx'"),
         (["--formats", "onnx_int8"], "--images"),
-        (["--images", "nowhere"], "no such file or folder"),
+        (["--images", "nowhere"], "no file or folder"),
         (["--tolerance", "-1"], "at least 0"),
         (["--min_agreement", "98"], "from 0 to 1"),
         (["--batch_size", "0"], "at least 1"),
         (["--frmats", "onnx"], "did you mean '--formats'"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_written(folder, tmp_path, capsys, arguments, message):
-    assert main(["export", str(folder), "--output_dir", str(tmp_path / "out"), *arguments]) == 2
+def test_bad_input_is_refused_before_anything_is_written(colour_model, tmp_path, capsys, arguments, message):
+    assert main(["export", str(colour_model), "--output_dir", str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -191,32 +154,32 @@ def test_a_model_that_is_unknown_or_has_no_weights_is_refused(tmp_path, capsys, 
     assert "resnet-hub: " in capsys.readouterr().err
 
 
-def test_a_folder_that_holds_something_is_not_written_over(folder, tmp_path, capsys):
+def test_a_folder_that_holds_something_is_not_written_over(colour_model, tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
-    assert main(["export", str(folder), "--output_dir", str(tmp_path)]) == 2
+    assert main(["export", str(colour_model), "--output_dir", str(tmp_path)]) == 2
     assert "not written over" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_missing_packages_are_named_with_the_command_that_installs_them(
-    folder, tmp_path, capsys, monkeypatch
+    colour_model, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # what an uninstalled package looks like
-    assert main(["export", str(folder), "--output_dir", str(tmp_path / "out")]) == 2
+    assert main(["export", str(colour_model), "--output_dir", str(tmp_path / "out")]) == 2
     assert 'pip install "resnet_hub[export]"' in capsys.readouterr().err
 
 
-def test_an_unreadable_image_is_left_out_and_named(folder, photos, tmp_path, capsys):
+def test_an_unreadable_image_is_left_out_and_named(colour_model, colour_photos, tmp_path, capsys):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not an image")
-    arguments = ["--formats", "pt2", "--json", "--images", str(broken), str(photos)]
-    assert main(["export", str(folder), "--output_dir", str(tmp_path / "out"), *arguments]) == 0
+    arguments = ["--formats", "pt2", "--json", "--images", str(broken), str(colour_photos)]
+    assert main(["export", str(colour_model), "--output_dir", str(tmp_path / "out"), *arguments]) == 0
     shown = capsys.readouterr()
     assert "broken.png" in shown.err
     assert json.loads(shown.out)["num_images"] == 48
 
 
-def test_without_images_it_says_that_the_pixels_were_random(folder, tmp_path, capsys):
+def test_without_images_it_says_that_the_pixels_were_random(colour_model, tmp_path, capsys):
     arguments = ["--output_dir", str(tmp_path / "out"), "--formats", "pt2"]
-    assert main(["export", str(folder), *arguments]) == 0
+    assert main(["export", str(colour_model), *arguments]) == 0
     assert "random pixels" in capsys.readouterr().out

@@ -24,6 +24,7 @@ LEVELS = (
     ("registration",),
     ("prediction",),
     ("__init__",),
+    ("demo",),
     ("finetuning",),
     ("verbs",),
     ("cli",),

@@ -10,12 +10,14 @@ from resnet_hub.errors import ModelError, nearest
 from resnet_hub.hub import ensure_pretrained_weights, load
 
 
-def open_model(name: str | Path) -> nn.Module:
+def open_model(name: str | Path, *, revision: str | None = None, pretrained: bool = True) -> nn.Module:
     """The trained model, in eval mode on the CPU, with its preprocessing in its `pretrained_cfg`.
 
     Args:
         name: A run's folder, a model folder, `owner/name` on the Hub, or a model of timm or of the family,
             with or without a tag of its weights: my_resnet50.a1_in1k.
+        revision: Branch, tag or commit of a Hub repository.
+        pretrained: False gives a model of timm or of the family random weights.
 
     Raises:
         ModelError: There is no model of that name, or it has no weights.
@@ -24,12 +26,14 @@ def open_model(name: str | Path) -> nn.Module:
     text = str(name)
     base = text.partition(".")[0]
     if "/" in text or isinstance(name, Path) or (Path(text).is_dir() and not timm.is_model(base)):
-        return load(name)
+        return load(name, revision=revision)
     if not timm.is_model(base):
         raise ModelError(
             f"There is no model or folder {text!r}; {nearest(base, timm.list_models())} `resnet-hub list` "
             "shows the family; a folder or user/repo on the Hub can be named as well."
         )
+    if not pretrained:
+        return timm.create_model(base).eval()
     tags = timm.list_pretrained(f"{base}.*")
     if not tags:
         raise ModelError(

@@ -13,8 +13,8 @@ from resnet_hub.errors import ConfigError, ModelError, nearest
 from resnet_hub.finetuning.cores import available_cores
 from resnet_hub.formats.kinds import KINDS, Kind
 from resnet_hub.formats.writing import ExportedFile, ExportReport, ExportRequest, write_formats
-from resnet_hub.hub.opening import open_model
 from resnet_hub.predict import class_names_of
+from resnet_hub.prediction.models import open_model
 from resnet_hub.preprocessing import Preprocessing
 from resnet_hub.verbs.export_images import Pictures, find_pictures
 from resnet_hub.verbs.tables import print_rows

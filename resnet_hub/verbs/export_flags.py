@@ -27,10 +27,9 @@ def add_arguments_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images",
         nargs="+",
-        type=Path,
         default=[],
         metavar="PATH",
-        help="images, or folders of them, to compare on (default: a run's validation split, or noise)",
+        help="images, folders or patterns, to compare on (default: a run's validation split, or noise)",
     )
     _number(parser, "num_images", int, 256, "use at most so many images, evenly spaced (default: 256)")
     _number(

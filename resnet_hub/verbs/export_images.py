@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,26 +11,13 @@ from torch import Tensor
 
 from resnet_hub.errors import DataError, UserError
 from resnet_hub.images import BadImageError, open_image
+from resnet_hub.prediction.inputs import ImageInput, find_images
 from resnet_hub.preprocessing import Preprocessing
 from resnet_hub.results import RunReport
 
-_SUFFIXES = frozenset(
-    (
-        ".jpg",
-        ".jpeg",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".heic",
-        ".heif",
-        ".jp2",
-        ".ppm",
-    )
-)
+if TYPE_CHECKING:
+    from resnet_hub.finetuning.split import Split
+
 _LARGEST_DATA_SET = 50_000
 """Images of a data set that is opened only for a few of them; all are read once."""
 
@@ -46,7 +34,7 @@ class Pictures:
 
 
 def find_pictures(
-    model: str, preprocessing: Preprocessing, *, given: Sequence[Path], at_most: int, must_be_real: bool
+    model: str, preprocessing: Preprocessing, *, given: Sequence[str], at_most: int, must_be_real: bool
 ) -> Pictures:
     """At most so many images: of `given`, or of the validation split of the run `model`, or random pixels.
 
@@ -54,10 +42,10 @@ def find_pictures(
         UserError: none can be read, or `must_be_real` and there are none.
     """
     if given:
-        return _of_files(_image_files(given), preprocessing, at_most)
+        return _of_files(find_images(given), preprocessing, at_most)
     run = Path(model)
     try:
-        if (run / "config.yaml").is_file() and (run / "report.json").is_file():
+        if is_run(run):
             return _of_run(run, preprocessing, at_most)
     except UserError as error:
         if must_be_real:
@@ -76,30 +64,14 @@ def find_pictures(
     )
 
 
-def _image_files(given: Sequence[Path]) -> list[Path]:
-    """The files that are named, and those in the folders that are."""
-    files: list[Path] = []
-    for path in given:
-        if path.is_dir():
-            found = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in _SUFFIXES]
-            if not found:
-                raise DataError(f"--images {path}: the folder holds no image file.")
-            files += found
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise DataError(f"--images {path}: there is no such file or folder.")
-    return files
-
-
-def _of_files(files: Sequence[Path], preprocessing: Preprocessing, at_most: int) -> Pictures:
+def _of_files(files: Sequence[ImageInput], preprocessing: Preprocessing, at_most: int) -> Pictures:
     pixels: list[Tensor] = []
     unreadable: list[str] = []
     for number in _evenly(len(files), at_most):
         try:
-            pixels.append(preprocessing(open_image(files[number], mode=preprocessing.mode)))
+            pixels.append(preprocessing(open_image(files[number].read(), mode=preprocessing.mode)))
         except BadImageError as error:
-            unreadable.append(f"{files[number]} {error}")
+            unreadable.append(f"{files[number].name} {error}")
     if not pixels:
         raise DataError(f"None of the images can be read: {unreadable[0]}")
     return Pictures(
@@ -107,8 +79,17 @@ def _of_files(files: Sequence[Path], preprocessing: Preprocessing, at_most: int)
     )
 
 
-def _of_run(run: Path, preprocessing: Preprocessing, at_most: int) -> Pictures:
-    """Validation images of the run, read again from its data set."""
+def is_run(folder: Path) -> bool:
+    """Whether it is the folder of a finished run."""
+    return (folder / "config.yaml").is_file() and (folder / "report.json").is_file()
+
+
+def validation_split(run: Path) -> "Split":
+    """The images that the run validated on (or trained on, if it did not validate), from its data set.
+
+    Raises:
+        UserError: the data is not there, or too large to be read through for a few images.
+    """
     from resnet_hub.finetuning.config import FinetuneConfig, load_config  # noqa: PLC0415  needs `finetune`
     from resnet_hub.finetuning.data import load_data  # noqa: PLC0415
 
@@ -116,10 +97,14 @@ def _of_run(run: Path, preprocessing: Preprocessing, at_most: int) -> Pictures:
     if total > _LARGEST_DATA_SET:
         raise DataError(f"It has {total:,} images, which would all be read.")
     data = load_data(FinetuneConfig(**load_config(run / "config.yaml")))
-    split = data.validation or data.train
+    return data.validation or data.train
+
+
+def _of_run(run: Path, preprocessing: Preprocessing, at_most: int) -> Pictures:
+    split = validation_split(run)
     images = [split.image(number, preprocessing.mode) for number in _evenly(len(split), at_most)]
     pixels = torch.stack([preprocessing(image) for image in images])
-    return Pictures(pixels=pixels, origin=f"{split.name} images of {data.name}")
+    return Pictures(pixels=pixels, origin=f"{split.name} images of the run")
 
 
 def _evenly(total: int, at_most: int) -> list[int]:

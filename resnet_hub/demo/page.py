@@ -1,0 +1,113 @@
+"""The page: an image goes in; its most probable classes and where the model looked come out."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from torch import nn
+
+from resnet_hub.errors import ModelError
+from resnet_hub.images import BadImageError, open_image
+from resnet_hub.predict import class_names_of, predict_probabilities
+from resnet_hub.prediction.gradcam import gradcam_overlays
+from resnet_hub.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import gradio
+
+TOP_K = 5
+_SHOWN_SIDE = 256  # pixels; smaller Grad-CAM pictures are enlarged
+
+# Nothing is fetched from the network or reported to it: fonts of the visitor's system, no link to share, no
+# history, no rendering by a second server.
+LAUNCH_OPTIONS: dict[str, Any] = {
+    "share": False,
+    "ssr_mode": False,
+    "pwa": False,
+    "mcp_server": False,
+    "run_history": False,
+    "enable_monitoring": False,
+    "footer_links": [],
+    "max_file_size": "64mb",
+}
+
+Answer = Callable[[str | None], tuple[dict[str, float] | None, Image.Image | None]]
+
+
+def build_page(model: nn.Module, *, title: str, examples: Sequence[Path] = ()) -> "gradio.Blocks":
+    """The page for a model, ready to launch with LAUNCH_OPTIONS and `theme()`.
+
+    Raises:
+        ModelError: the model does not bring the names of its classes, or gradio is not installed.
+    """
+    answer = answering(model)
+    gr = import_gradio()
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        count = len(class_names_of(model))
+        gr.Markdown(
+            f"# {title}\n{count} classes. Pictures go to the machine that serves this page, no further."
+        )
+        with gr.Row():
+            with gr.Column():
+                image = gr.Image(type="filepath", sources=["upload", "clipboard"], label="Image", height=320)
+                if examples:
+                    gr.Examples([[str(path)] for path in examples], inputs=[image], cache_examples=False)
+            with gr.Column():
+                label = gr.Label(num_top_classes=TOP_K, label="Most probable classes")
+                seen = gr.Image(label="Grad-CAM: what speaks for the first", interactive=False, buttons=[])
+        image.change(answer, inputs=[image], outputs=[label, seen], api_name="classify")
+    return page
+
+
+def answering(model: nn.Module) -> Answer:
+    """What the page asks: the path of an image -> its most probable classes, and the Grad-CAM picture."""
+    preprocessing = Preprocessing.of_model(model.eval())
+    names = _distinct(class_names_of(model))
+
+    def answer(path: str | None) -> tuple[dict[str, float] | None, Image.Image | None]:
+        if path is None:  # the image was taken away
+            return None, None
+        try:
+            image = open_image(Path(path), mode=preprocessing.mode)
+        except BadImageError as error:
+            raise import_gradio().Error(f"This image {error}", print_exception=False) from error
+        best = predict_probabilities(model, [image])[0].topk(min(TOP_K, len(names)))
+        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        return {names[number]: value for value, number in pairs}, _overlay(model, image, preprocessing)
+
+    return answer
+
+
+def theme() -> Any:
+    """Gradio's own look in the fonts of the visitor's system."""
+    return import_gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+
+
+def import_gradio() -> Any:
+    """The package gradio, told not to report to anybody; ModelError that says how to install it."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio  # noqa: PLC0415  heavy, and not a requirement of the package
+    except ImportError as error:
+        raise ModelError(
+            f'The demo needs a package that is not installed ({error}). pip install "resnet_hub[demo]"'
+        ) from error
+    return gradio
+
+
+def _overlay(model: nn.Module, image: Image.Image, preprocessing: Preprocessing) -> Image.Image | None:
+    try:
+        (overlay,) = gradcam_overlays(model, preprocessing(image)[None], preprocessing)
+    except ModelError:  # a network without feature maps has no such picture
+        return None
+    factor = -(-_SHOWN_SIDE // min(overlay.size))
+    return overlay.resize((overlay.width * factor, overlay.height * factor), Image.Resampling.NEAREST)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with their number where two classes are called the same, as ImageNet's cranes are."""
+    counts = Counter(names)
+    return [f"{name} ({number})" if counts[name] > 1 else name for number, name in enumerate(names)]

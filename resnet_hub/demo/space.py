@@ -1,0 +1,118 @@
+"""A folder that is a complete Space of the Hub: the page, the model, what it needs, and nothing to fetch."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import SpaceCardData
+from torch import nn
+
+import resnet_hub
+from resnet_hub.demo.page import import_gradio
+from resnet_hub.errors import ModelError
+from resnet_hub.hub.config_file import CONFIG_FILE
+from resnet_hub.hub.export import save_folder, whole_folder
+from resnet_hub.hub.weights import WEIGHTS_FILE
+from resnet_hub.my_resnet import OWN, TIMM_LIKE
+from resnet_hub.predict import class_names_of
+
+_PYTHON = "3.12"
+# gradio and huggingface_hub come with the Space's sdk_version.
+_PINNED = ("torch", "torchvision", "timm", "safetensors", "jinja2", "pyyaml", "grad-cam")
+_APP = '''"""The page of this Space: an image goes in, its most probable classes come out."""
+
+from pathlib import Path
+
+import resnet_hub
+from resnet_hub.demo.page import LAUNCH_OPTIONS, build_page, theme
+
+HERE = Path(__file__).parent
+model = resnet_hub.load(HERE / "model")
+demo = build_page(model, title={title!r}, examples=sorted((HERE / "examples").glob("*")))
+
+if __name__ == "__main__":
+    demo.launch(theme=theme(), **LAUNCH_OPTIONS)
+'''
+
+
+def write_space(model: nn.Module, folder: Path, *, title: str, examples: Sequence[Path] = ()) -> Path:
+    """Write the folder and give its path; it appears whole or not at all.
+
+    The package goes along as source, since a Space installs its requirements before it has its files.
+
+    Raises:
+        ModelError: the folder exists, or the model cannot be built again in the Space.
+    """
+    if folder.exists():
+        raise ModelError(f"{folder} exists already and is not written over. Name another folder.")
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    _refuse_own_variant(str(cfg.get("architecture", "")))
+    with whole_folder(folder, overwrite=False) as scratch:
+        _copy_model(model, scratch / "model", license_id=cfg.get("license"))
+        _copy_package(scratch / "resnet_hub")
+        _copy_examples(examples, scratch / "examples")
+        (scratch / "app.py").write_text(_APP.format(title=title), encoding="utf-8")
+        (scratch / "requirements.txt").write_text(_requirements(), encoding="utf-8")
+        (scratch / "README.md").write_text(_readme(title, cfg.get("license")), encoding="utf-8")
+    return folder
+
+
+def _refuse_own_variant(architecture: str) -> None:
+    if architecture.startswith("my_") and architecture not in TIMM_LIKE | OWN:
+        raise ModelError(
+            f"{architecture} is a variant of your own, which the Space could not build: only variants "
+            "that come with resnet_hub, and timm's models, can be shown in a Space."
+        )
+
+
+def _copy_model(model: nn.Module, folder: Path, *, license_id: str | None) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        saved = save_folder(
+            model, Path(scratch) / "model", class_names=class_names_of(model), license_id=license_id
+        )
+        folder.mkdir()
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            shutil.copyfile(saved / name, folder / name)
+
+
+def _copy_package(folder: Path) -> None:
+    assert resnet_hub.__file__ is not None
+    source = Path(resnet_hub.__file__).parent
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+
+
+def _copy_examples(examples: Sequence[Path], folder: Path) -> None:
+    if examples:
+        folder.mkdir()
+    for number, path in enumerate(examples):
+        shutil.copyfile(path, folder / f"{number:02d}{path.suffix.lower()}")
+
+
+def _requirements() -> str:
+    # A local part, as in 2.15.0+cpu, names a build that the registry need not have.
+    lines = [f"{package}=={metadata.version(package).partition('+')[0]}" for package in _PINNED]
+    return "\n".join(lines) + "\n"
+
+
+def _readme(title: str, license_id: str | None) -> str:
+    card = SpaceCardData(
+        title=title,
+        emoji="🖼️",
+        colorFrom="blue",
+        colorTo="green",
+        sdk="gradio",
+        sdk_version=import_gradio().__version__,
+        python_version=_PYTHON,
+        app_file="app.py",
+        pinned=False,
+        license=license_id,
+        tags=["image-classification", "resnet_hub"],
+    )
+    return (
+        f"---\n{card.to_yaml()}\n---\n\n# {title}\n\nAn image goes in; its five most probable classes come "
+        "out, with a Grad-CAM picture of what speaks for the first. `model/` holds the weights (safetensors) "
+        "and what they mean, `resnet_hub/` the package that the page was written with.\n"
+    )
