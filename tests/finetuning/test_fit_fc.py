@@ -97,6 +97,7 @@ def test_quick_fits_fc_only_and_changes_nothing_else(backbone, tmp_path):
     assert report.train.steps == 0
     assert report.test is not None
     assert report.test.accuracy > 0.8
+    assert "Learning curves" not in (tmp_path / "run/report.html").read_text()
     before, after = (
         load_file(backbone / "model.safetensors"),
         load_file(tmp_path / "run/export/model.safetensors"),

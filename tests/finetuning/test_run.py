@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import datasets
 import pyarrow.parquet as pq
 import pytest
 import timm
@@ -27,6 +28,7 @@ from resnet_hub.results import RunReport
 from tests.test_hub_load import publish
 
 from .conftest import ROOT, TINY, environment, finetune_command, run_command
+from .image_files import table
 
 pytest_plugins = ["tests.hub_server.fixtures", "tests.browser"]
 
@@ -247,6 +249,26 @@ def test_a_folder_of_images_is_enough(photo_folder: Path, tmp_path: Path):
     assert report.test is None
     assert report.validation is not None
     assert report.validation.accuracy > 0.9
+    assert "validation images right" in (tmp_path / "run/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_images_with_several_labels_are_scored_and_shown(tmp_path: Path):
+    labels = [[number % 3, *([2] if number % 2 else [])] for number in range(60)]
+    feature = datasets.List(datasets.ClassLabel(names=["sun", "sea", "sand"]))
+    datasets.DatasetDict(train=table([sorted(set(found)) for found in labels], feature)).save_to_disk(
+        tmp_path / "data"
+    )
+    arguments = ["--dataset_name", tmp_path / "data", "--model", "my_resnet20", "--no-pretrained"]
+    arguments += ["--image_size", 16, "--max_train_steps", 2, "--output_dir", tmp_path / "run"]
+    assert main([str(argument) for argument in arguments]) == 0
+    report = RunReport.load(tmp_path / "run/report.json")
+    assert report.multi_label
+    assert report.test is not None
+    assert report.test.expected_calibration_error is None
+    page = (tmp_path / "run/report.html").read_text()
+    assert "mAP" in page
+    assert "no picture" not in page
 
 
 @pytest.mark.parametrize(
