@@ -69,6 +69,13 @@ VERBS = {
             parses_itself=True,
         ),
         Verb(
+            name="validate",
+            module="resnet_hub.verbs.validate",
+            flags="resnet_hub.verbs.validate_flags",
+            help="score a trained model on any split of any data set",
+            extra="finetune",
+        ),
+        Verb(
             name="predict",
             module="resnet_hub.verbs.predict",
             flags="resnet_hub.verbs.predict_flags",

@@ -16,7 +16,15 @@ from resnet_hub.finetuning.inspection import Inspector
 from resnet_hub.finetuning.labels import Labels, find_columns, read_labels
 from resnet_hub.finetuning.sources import Source, open_source
 from resnet_hub.finetuning.split import Split
-from resnet_hub.finetuning.splits import ROLES, Role, find_roles, place_of, stratified_sides
+from resnet_hub.finetuning.splits import (
+    ROLES,
+    Role,
+    choose_evaluated_split,
+    find_roles,
+    place_of,
+    resolve_split,
+    stratified_sides,
+)
 
 _SHOWN = 10  # bad images in an error message
 
@@ -100,6 +108,41 @@ def load_data(config: FinetuneConfig, inspect: Inspector | None = None) -> Image
         facts=understand(columns, labels, splits),
         bad_images=bad_images,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedSplit:
+    """One split of a data set by itself, for a model that is trained already."""
+
+    source: Source
+    labels: Labels
+    split: Split
+
+
+def load_split(config: FinetuneConfig, name: str | None) -> LoadedSplit:
+    """The labelled images of a split, slice or sum of splits; of the one for measuring if none is named.
+
+    Raises DataError as `load_data` does.
+    """
+    source = open_source(config)
+    sizes = {split: len(rows) for split, rows in source.splits.items()}
+    spec = name or choose_evaluated_split(sizes)
+    role = Role(rows=resolve_split(spec, sizes, option="--split"), how=f"{spec} of the data set")
+    if not len(role.rows):
+        raise DataError(f"--split {spec} has no images.")
+    columns = find_columns(_features_of_train(source, role, sizes), config)
+    images = ImageColumn.of(source.splits, columns.image, source.folders)
+    labels = read_labels(source.splits, columns.label, {"validation": role})
+    split = Split(
+        name=spec,
+        how=role.how,
+        labels=labels.values["validation"],
+        rows=role.rows,
+        images=images,
+        seen=Inspector()(images, role.rows),
+    )
+    find_bad_images({spec: split}, sizes, config.max_bad_images)
+    return LoadedSplit(source=source, labels=labels, split=_without_bad(split))
 
 
 def find_bad_images(

@@ -127,7 +127,7 @@ def read_labels(splits: Mapping[str, datasets.Dataset], column: str, roles: Mapp
     names = names or _sorted_names(values)
     encode = _as_sets if lists else _as_numbers
     labels = {role: encode(found, names) for role, found in values.items()}
-    if len(names) == 1 or (not lists and len(np.unique(labels["train"])) == 1):
+    if "train" in labels and (len(names) == 1 or (not lists and len(np.unique(labels["train"])) == 1)):
         only = names[0] if lists else names[labels["train"][0]]
         raise DataError(
             f"All training images have the same label {only!r} in column {column}; nothing can be learnt."

@@ -109,6 +109,15 @@ def resolve_split(spec: str, sizes: Mapping[str, int], *, option: str) -> NDArra
     return np.concatenate(rows).astype(np.int64)
 
 
+def choose_evaluated_split(sizes: Mapping[str, int]) -> str:
+    """Name of the split that models are measured on: validation, else test, else the only one there is."""
+    names = (*_USUAL_NAMES["validation"], *_USUAL_NAMES["test"], *(sizes if len(sizes) == 1 else ()))
+    found = next((name for name in names if name in sizes), None)
+    if found is None:
+        raise DataError(f"Say which split to use: --split NAME. The data set has {_listing(sizes)}.")
+    return found
+
+
 def place_of(row: int, sizes: Mapping[str, int]) -> tuple[str, int]:
     """Split of the source, and number in it, of a row that is counted through all splits."""
     for name, size in sizes.items():
