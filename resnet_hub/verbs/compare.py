@@ -57,7 +57,7 @@ def _print(comparison: Comparison) -> None:
             {"option": option} | dict(zip(names, values, strict=True))
             for option, values in comparison.options.items()
         ]
-        print_rows(rows, as_json=False, title="options that differ")
+        print_rows(rows, as_json=False, title="options that differ", verbatim=True)
     for test in comparison.tests:
         print(f"\n{describe_test(test, comparison.split or '')}")
 

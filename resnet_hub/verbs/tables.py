@@ -9,16 +9,21 @@ from typing import Any
 Row = dict[str, Any]
 
 
-def print_rows(rows: Sequence[Row], *, as_json: bool, title: str = "") -> None:
-    """Print records with equal keys, one a line; the keys are the head, and missing values a dash."""
+def print_rows(rows: Sequence[Row], *, as_json: bool, title: str = "", verbatim: bool = False) -> None:
+    """Print records with equal keys, one a line; the keys are the head, and missing values a dash.
+
+    The head is in words, `image size` for `image_size`; with `verbatim` it is the keys as they are.
+    """
     if as_json:
         print(json.dumps(list(rows), indent=2, ensure_ascii=False))
     elif not rows:
         print(f"{title}: none" if title else "none")
-    elif sys.stdout.isatty() and find_spec("rich"):
-        _print_rich(rows, title)
     else:
-        _print_plain(rows)
+        head = list(rows[0]) if verbatim else [_label(key) for key in rows[0]]
+        if sys.stdout.isatty() and find_spec("rich"):
+            _print_rich(head, rows, title)
+        else:
+            _print_plain(head, rows)
 
 
 def print_record(record: Row, *, as_json: bool) -> None:
@@ -45,18 +50,18 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _print_plain(rows: Sequence[Row]) -> None:
-    lines = [[_label(key) for key in rows[0]], *([_text(value) for value in row.values()] for row in rows)]
+def _print_plain(head: Sequence[str], rows: Sequence[Row]) -> None:
+    lines = [head, *([_text(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _print_rich(rows: Sequence[Row], title: str) -> None:
+def _print_rich(head: Sequence[str], rows: Sequence[Row], title: str) -> None:
     from rich.console import Console  # noqa: PLC0415  only in the extra `finetune`
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(*map(_label, rows[0]), title=title or None)
+    table = Table(*head, title=title or None)
     for row in rows:
         table.add_row(*(_text(value) for value in row.values()))
     Console().print(table)

@@ -57,7 +57,7 @@ def write_run(folder: Path, *, wrong: set[int], rate: float, first_row: int = 0,
 @pytest.fixture
 def two_runs(tmp_path: Path) -> list[str]:
     """One with ten mistakes, and one with one of them and another of its own."""
-    good = write_run(tmp_path / "good", wrong={0, 20}, rate=0.1)
+    good = write_run(tmp_path / "a_good_one", wrong={0, 20}, rate=0.1)
     poor = write_run(tmp_path / "poor", wrong=set(range(10)), rate=0.01)
     return [str(good), str(poor)]
 
@@ -67,7 +67,7 @@ def test_runs_on_the_same_images_are_tested_in_pairs(two_runs, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["split"] == "test"
     assert [run["accuracy"] for run in found["runs"]] == [0.95, 0.75]
-    assert found["different_options"] == {"learning_rate": {"good": "0.1", "poor": "0.01"}}
+    assert found["different_options"] == {"learning_rate": {"a_good_one": "0.1", "poor": "0.01"}}
     (test,) = found["paired_tests"]
     assert (test["is_paired"], test["only_first_right"], test["only_other_right"]) == (True, 9, 1)
     assert test["p_value"] == pytest.approx(22 / 1024)  # both tails of nine or more of ten fair coins
@@ -76,7 +76,7 @@ def test_runs_on_the_same_images_are_tested_in_pairs(two_runs, capsys):
 def test_a_person_reads_accuracies_with_intervals_what_differs_and_the_test(two_runs, capsys):
     assert main(["compare", *two_runs]) == 0
     printed = capsys.readouterr().out
-    for text in ("95.00%", "75.00%", "83.50% to 98.62%", "learning_rate", "p = 0.0215"):
+    for text in ("95.00%", "75.00%", "83.50% to 98.62%", "learning_rate", "a_good_one  poor", "p = 0.0215"):
         assert text in printed
     assert "seed" not in printed
 
