@@ -2,7 +2,7 @@
 #   make finetune     fine-tune on the embedded data set; ends by saying where everything is
 #   make test         style, types and the tests that take seconds
 #   make test-slow    the tests that take minutes
-#   make test-family  timm's own tests and the twins' gradients over the whole family, half an hour
+#   make test-family  timm's own tests and the twins' gradients over the whole family, ten minutes
 #   make format       rewrite the sources in the agreed style
 # VENV=dir puts the virtual environment elsewhere, PYTHON=python3.12 chooses the interpreter.
 

@@ -278,3 +278,21 @@ def test_rows_that_are_alike_are_there_once():
     rows = TIMM_LIKE | OWN  # without what other tests register
     assert len(set(rows.values())) == len(rows)
     assert replace(VARIANTS["my_resnet50"], group_width=128) == VARIANTS["my_wide_resnet50_2"]
+
+
+def test_a_pickle_that_the_user_names_is_read_for_its_tensors_alone(tmp_path):
+    path = tmp_path / "model.pth"
+    options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path), "hf_hub_id": None}}
+    tensors = trained(timm.create_model("resnet18")).state_dict()
+    torch.save(tensors, path)
+    assert torch.equal(timm.create_model("my_resnet18", **options).conv1.weight, tensors["conv1.weight"])
+    torch.save(tensors | {"fc.bias": Path("anything but a tensor")}, path)
+    with pytest.raises(RuntimeError, match="weights_only=True blocked"):
+        timm.create_model("my_resnet18", **options)
+
+
+def test_device_and_dtype_are_where_every_weight_is_made():
+    model = timm.create_model("my_seresnet18", device="meta", dtype=torch.bfloat16)
+    tensors = [*model.parameters(), *model.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.bfloat16}

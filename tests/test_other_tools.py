@@ -20,15 +20,17 @@ def test_torchvision_extracts_the_features_that_timm_gives():
 
 
 def test_transformers_takes_a_variant_as_a_backbone():
-    config = transformers.TimmBackboneConfig(backbone="my_resnet18", out_indices=[1, 2, 3, 4])
+    config = transformers.TimmBackboneConfig(backbone="my_resnet34", out_indices=[1, 2, 3, 4])
     backbone = transformers.TimmBackbone(config).eval()
+    model = resnet_hub.create_model("my_resnet34").eval()
+    missing, extra = model.load_state_dict(backbone._backbone.state_dict(), strict=False)
+    assert (sorted(missing), extra) == (["fc.bias", "fc.weight"], [])
+    maps = backbone(IMAGES).feature_maps
+    wanted = model.forward_intermediates(IMAGES, [1, 2, 3, 4], intermediates_only=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(maps, wanted, strict=True))
     assert backbone.channels == [64, 128, 256, 512]
-    assert [tuple(m.shape[1:]) for m in backbone(IMAGES).feature_maps] == [
-        (64, 16, 16),
-        (128, 8, 8),
-        (256, 4, 4),
-        (512, 2, 2),
-    ]
+    maps[-1].mean().backward()
+    assert all(weight.grad is not None for weight in backbone.parameters())
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
