@@ -5,7 +5,8 @@
 
 All read the same JPEGs from a folder, draw the same kind of crop (8 to 100 % of the area), mirror half of
 the images and give batches of 224x224 pixels. The other two end with normalised float32. Ours ends with uint8
-that the device normalises; the last line adds that normalisation on the same core.
+that the device normalises; `and normalised` adds that normalisation on the same core. With `--image_cache`
+the images were decoded and reduced before, which is not counted: it is done once in the life of a data set.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +28,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from resnet_hub.finetuning.augment import build_train_transform
+from resnet_hub.finetuning.augment import build_train_transform, short_side_to_keep
 from resnet_hub.finetuning.config import FinetuneConfig
+from resnet_hub.finetuning.crew import Crew
 from resnet_hub.finetuning.data import load_data
+from resnet_hub.finetuning.image_cache import Reduction, build_image_cache
 from resnet_hub.finetuning.loader import TrainBatches
 from resnet_hub.finetuning.sampler import EpochPlan
 from resnet_hub.preprocessing import Preprocessing
@@ -98,12 +102,16 @@ def timm_pipeline(folder: Path) -> Callable[[], Iterator[Tensor]]:
     return lambda: (batch for batch, _ in loader)
 
 
-def our_pipeline(folder: Path) -> Callable[[], Iterator[Tensor]]:
-    """The training batches of a run with `--augmentation crop`, normalised as the training loop does."""
+def our_pipeline(folder: Path, *, cache: bool = False) -> Callable[[], Iterator[Tensor]]:
+    """The training batches of a run with `--augmentation crop`, with or without `--image_cache`."""
     config = FinetuneConfig(train_dir=folder, augmentation="crop", validation_fraction=0.0, test_fraction=0.0)
     train = load_data(config).train
+    short_side = short_side_to_keep(config, PREPROCESSING)
+    reduction = Reduction(short_side=short_side, mode="RGB", interpolation=PREPROCESSING.interpolation)
     batches = TrainBatches(
-        train,
+        build_image_cache(train, reduction, folder.parent / "cache", limit_bytes=1e11, crew=Crew())
+        if cache
+        else train,
         [build_train_transform(config, PREPROCESSING)],
         EpochPlan(num_images=len(train), global_batch_size=BATCH, seed=0),
         rank=0,
@@ -122,25 +130,27 @@ def our_pipeline_and_normalisation(folder: Path) -> Callable[[], Iterator[Tensor
     return lambda: (PREPROCESSING.normalize(images) for images in epoch())
 
 
-PIPELINES = {
+OTHERS = ("torchvision", "timm")
+PIPELINES: dict[str, Callable[[Path], Callable[[], Iterator[Tensor]]]] = {
     "torchvision": torchvision_pipeline,
     "timm": timm_pipeline,
     "resnet_hub": our_pipeline,
     "and normalised": our_pipeline_and_normalisation,
+    "--image_cache": partial(our_pipeline, cache=True),
 }
 
 
-def measure(folder: Path, num_images: int, rounds: int) -> dict[str, float]:
-    """Images per second of each pipeline: the median over rounds in which each has its turn."""
+def measure(folder: Path, num_images: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of processor time an image, of each pipeline in each round; in a round each has its turn."""
     pipelines = {name: make(folder) for name, make in PIPELINES.items()}
     seconds: dict[str, list[float]] = {name: [] for name in pipelines}
     for _ in range(rounds + 1):
         for name, epoch in pipelines.items():
             started = time.process_time()
             seen = sum(len(batch) for batch in epoch())  # timm leaves the last batch out if it is smaller
-            seconds[name].append((time.process_time() - started) * num_images / seen)
+            seconds[name].append((time.process_time() - started) / seen)
     # The first round warms caches and is not counted.
-    return {name: num_images / statistics.median(taken[1:]) for name, taken in seconds.items()}
+    return {name: taken[1:] for name, taken in seconds.items()}
 
 
 def main() -> None:
@@ -156,13 +166,19 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        make_folder(Path(name), args.width, args.height, args.images)
-        size = sum(path.stat().st_size for path in Path(name).rglob("*.jpg")) / args.images
+        folder = Path(name) / "photos"
+        make_folder(folder, args.width, args.height, args.images)
+        size = sum(path.stat().st_size for path in folder.rglob("*.jpg")) / args.images
         print(f"{args.images} JPEGs of {args.width}x{args.height}, {size / 1e3:.0f} kB each, one core")
-        speed = measure(Path(name), args.images, args.rounds)
-    for pipeline, images_per_second in speed.items():
-        ratio = speed["resnet_hub"] / images_per_second
-        print(f"{pipeline:<14} {images_per_second:8.1f} images/s   resnet_hub is {ratio:.2f} times as fast")
+        seconds = measure(folder, args.images, args.rounds)
+    print(f"images per second, and times as fast as the others: median [quartiles] of {args.rounds} rounds")
+    for pipeline, taken in seconds.items():
+        print(f"{pipeline:<14} {1 / statistics.median(taken):8.1f}", end="")
+        for other in OTHERS:
+            ratios = [theirs / ours for theirs, ours in zip(seconds[other], taken, strict=True)]
+            low, median, high = statistics.quantiles(ratios, n=4)
+            print(f"   {other} x {median:.2f} [{low:.2f}, {high:.2f}]", end="")
+        print()
 
 
 if __name__ == "__main__":

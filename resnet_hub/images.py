@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,28 @@ _FIRST_SIDEWAYS = 5  # from here on width and height change places
 
 class BadImageError(UserError):
     """An image that cannot or must not be decoded; the message says why in a few words."""
+
+
+class DecodableImage(Protocol):
+    """An image whose pixels are there when asked for: an `EncodedImage`, or one from a cache."""
+
+    @property
+    def width(self) -> int:
+        """Of the upright image as it came, in pixels."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Of the upright image as it came, in pixels."""
+        ...
+
+    def pixels(self, mode: ColorMode = "RGB", *, at_least: tuple[int, int] | None = None) -> Pixels:
+        """Upright pixels, uint8 (height, width, channels), perhaps of a smaller version of the image."""
+        ...
+
+    def decode(self, mode: ColorMode = "RGB") -> Image.Image:
+        """The same as a PIL image."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ All draws come from torch's generator, seeded by `keyed_randomness` for each sam
 worker, on any process and after a resume.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,15 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as F
 
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.hyperrule import SMALL_IMAGE, image_sizes
 from resnet_hub.finetuning.keys import random_key
-from resnet_hub.images import EncodedImage, Pixels
-from resnet_hub.preprocessing import Preprocessing
+from resnet_hub.images import DecodableImage
+from resnet_hub.preprocessing import Preprocessing, resize_pixels
 
 _SMALL_PADDING = 1 / 8  # 4 pixels around 32: He et al. 2016, arXiv:1512.03385, section 4.2
 _ASPECT = (3 / 4, 4 / 3)  # Szegedy et al. 2015, arXiv:1409.4842, section 6
@@ -27,7 +27,7 @@ _STANDARD_AREA = (0.08, 1.0)  # the same
 # Mild crops for short fine-tuning: of an 8 % crop a pretrained network often sees no part of the object.
 _MILD_AREA = (0.35, 1.0)
 
-TrainTransform = Callable[[EncodedImage], Tensor]
+TrainTransform = Callable[[DecodableImage], Tensor]
 
 
 @contextmanager
@@ -79,11 +79,27 @@ def build_train_transform(config: FinetuneConfig, preprocessing: Preprocessing) 
         crop=(
             PadAndCrop(preprocessing)
             if max(preprocessing.image_size) <= SMALL_IMAGE
-            else CropAndResize(preprocessing, area=_MILD_AREA if name == "light" else _STANDARD_AREA)
+            else CropAndResize(preprocessing, area=_area(config))
         ),
         horizontal_flip=config.horizontal_flip,
         changes=tuple(changes),
     )
+
+
+def short_side_to_keep(config: FinetuneConfig, preprocessing: Preprocessing) -> int:
+    """The short side in pixels to which an image can be reduced and still have enough for every random crop.
+
+    The narrowest crop that can be drawn, of the smallest area and the most extreme aspect, then still has the
+    pixels that the network takes; and the image of evaluation twice as many.
+    """
+    size = max(preprocessing.image_size)
+    narrowest = math.sqrt(_area(config)[0] * min(_ASPECT))
+    return math.ceil(max(size / narrowest, 2 * size / preprocessing.crop_fraction))
+
+
+def _area(config: FinetuneConfig) -> tuple[float, float]:
+    """Share of the image that a random crop takes."""
+    return _MILD_AREA if (config.augmentation or "light") == "light" else _STANDARD_AREA
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,7 @@ class EvaluationTransform:
 
     preprocessing: Preprocessing
 
-    def __call__(self, encoded: EncodedImage) -> Tensor:
+    def __call__(self, encoded: DecodableImage) -> Tensor:
         """The pixels, uint8 (channels, height, width)."""
         return self.preprocessing(encoded.decode(self.preprocessing.mode))
 
@@ -105,7 +121,7 @@ class TrainingTransform:
     horizontal_flip: float
     changes: tuple[nn.Module, ...]
 
-    def __call__(self, encoded: EncodedImage) -> Tensor:
+    def __call__(self, encoded: DecodableImage) -> Tensor:
         """The pixels, uint8 (channels, height, width)."""
         image = self.crop(encoded)
         if torch.rand(()) < self.horizontal_flip:
@@ -121,13 +137,12 @@ class CropAndResize:
 
     The part is drawn from the size in the header, with torchvision's own function, so the distribution of
     crops is the same; then a JPEG is decoded at the smallest scale at which the part still has enough pixels.
-    Resizing is torch's, which is twice as fast as Pillow's and differs from it by one grey level at most.
     """
 
     preprocessing: Preprocessing
     area: tuple[float, float] = field(kw_only=True)
 
-    def __call__(self, encoded: EncodedImage) -> Tensor:
+    def __call__(self, encoded: DecodableImage) -> Tensor:
         """The part at the size of the preprocessing, uint8 (channels, height, width)."""
         height, width = self.preprocessing.image_size
         top, left, part_height, part_width = self.draw(encoded.width, encoded.height)
@@ -140,13 +155,7 @@ class CropAndResize:
             round(top * down) : round((top + part_height) * down),
             round(left * across) : round((left + part_width) * across),
         ]
-        bicubic = self.preprocessing.interpolation == "bicubic"
-        return interpolate(
-            _channels_first(part)[None],
-            size=(height, width),
-            mode="bicubic" if bicubic else "bilinear",
-            antialias=True,
-        )[0]
+        return resize_pixels(part, height=height, width=width, interpolation=self.preprocessing.interpolation)
 
     def draw(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Top, left, height and width of a random part of an image of this size."""
@@ -160,7 +169,7 @@ class PadAndCrop:
 
     preprocessing: Preprocessing
 
-    def __call__(self, encoded: EncodedImage) -> Tensor:
+    def __call__(self, encoded: DecodableImage) -> Tensor:
         """As large as the preprocessing makes it, uint8 (channels, height, width)."""
         image = self.preprocessing(encoded.decode(self.preprocessing.mode))
         _, height, width = image.shape
@@ -169,12 +178,6 @@ class PadAndCrop:
         padded = F.pad(image, [right, down], fill=mean_color)
         top, left = int(torch.randint(2 * down + 1, ())), int(torch.randint(2 * right + 1, ()))
         return padded[:, top : top + height, left : left + width]
-
-
-def _channels_first(pixels: Pixels) -> Tensor:
-    """A view of the pixels as a tensor (channels, height, width); turned ones are copied."""
-    turned = min(pixels.strides) < 0  # which torch does not know
-    return torch.from_numpy(pixels.copy() if turned else pixels).permute(2, 0, 1)
 
 
 def _three_augment(_fill: Any) -> nn.Module:

@@ -58,6 +58,10 @@ class FinetuneConfig:
     """Column that holds the labels; found by its type, then by name, if not given."""
     max_bad_images: float = 0.01
     """Share of unreadable images that may be left out, with a list; above it the run stops."""
+    image_cache: Path | None = None
+    """Folder that keeps training images decoded and reduced, for many epochs of large images."""
+    image_cache_gb: float = 50.0
+    """Gigabytes that --image_cache may take; images beyond them are decoded anew each time."""
 
     # Images on their way into the network
     image_size: int | None = None
@@ -186,7 +190,11 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
         lambda value: value >= 1,
         "1 or more",
     ),
-    (("max_minutes", "learning_rate", "max_grad_norm", "checkpoint_minutes"), lambda v: v > 0, "above 0"),
+    (
+        ("max_minutes", "learning_rate", "max_grad_norm", "checkpoint_minutes", "image_cache_gb"),
+        lambda v: v > 0,
+        "above 0",
+    ),
     (
         (
             "num_train_epochs",

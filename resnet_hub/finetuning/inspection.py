@@ -6,7 +6,7 @@ remembered, so that a run that goes on does not look again at images that have n
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_hub.finetuning.cores import available_cores
+from resnet_hub.finetuning.crew import Crew
 from resnet_hub.finetuning.image_column import ImageColumn
 from resnet_hub.finetuning.image_facts import DIGEST_BYTES, FactsMemory, ImageFacts, look_at
-from resnet_hub.finetuning.progress import Display
 
 _CHUNK = 512  # images between two moments at which a run can be stopped; a few seconds for large ones
 
@@ -46,27 +45,12 @@ class Inspection:
         )
 
 
-def _never() -> None:
-    pass
-
-
-def _mine_are_all(mine: list[ImageFacts]) -> list[ImageFacts]:
-    return mine
-
-
 @dataclass(frozen=True, kw_only=True)
 class Inspector:
-    """Who looks at the images, what is remembered of it, and who hears about it."""
+    """Who looks at the images, and what is remembered of it."""
 
-    rank: int = 0
-    world_size: int = 1
-    num_threads: int = field(default_factory=available_cores)
-    gather: Callable[[list[ImageFacts]], list[ImageFacts]] = _mine_are_all
-    """The lists of all processes, one after the other; every process calls it equally often."""
+    crew: Crew = field(default_factory=Crew)
     memory: FactsMemory = field(default_factory=partial(FactsMemory, None))
-    display: Display = field(default_factory=partial(Display, is_main=False))
-    stop_if_asked: Callable[[], None] = _never
-    """Raises where the run has been asked to stop; every process calls it equally often."""
 
     def __call__(self, images: ImageColumn, rows: NDArray[np.int64]) -> Inspection:
         """Look at the images of `rows`, which are decoded as far as needed to know that they can be."""
@@ -82,13 +66,14 @@ class Inspector:
     def _facts(self, images: ImageColumn, rows: NDArray[np.int64]) -> Iterator[ImageFacts]:
         """The facts of all rows; each process looks at a chunk of every round."""
         text = f"looking once at each of {len(rows):,} images, for broken ones and duplicates"
+        crew = self.crew
         # Threads are enough: decoding and hashing are done outside Python's lock.
-        with ThreadPoolExecutor(self.num_threads) as pool, self.display.counting(text, len(rows)) as count:
-            for start in range(0, len(rows), _CHUNK * self.world_size):
-                self.stop_if_asked()
-                first = start + self.rank * _CHUNK
-                yield from self.gather(self._look(images, rows[first : first + _CHUNK], pool))
-                count(min(start + _CHUNK * self.world_size, len(rows)))
+        with ThreadPoolExecutor(crew.num_threads) as pool, crew.display.counting(text, len(rows)) as count:
+            for start in range(0, len(rows), _CHUNK * crew.world_size):
+                crew.stop_if_asked()
+                first = start + crew.rank * _CHUNK
+                yield from crew.gather(self._look(images, rows[first : first + _CHUNK], pool))
+                count(min(start + _CHUNK * crew.world_size, len(rows)))
 
     def _look(
         self, images: ImageColumn, rows: NDArray[np.int64], pool: ThreadPoolExecutor

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from resnet_hub.finetuning.augment import TrainTransform, keyed_randomness
 from resnet_hub.finetuning.sampler import EpochPlan, Indices, part
-from resnet_hub.images import EncodedImage
+from resnet_hub.images import DecodableImage
 from resnet_hub.preprocessing import Preprocessing
 
 _PREFETCH = 4  # batches that each worker reads ahead; enough to ride out an epoch's largest images
@@ -40,7 +40,7 @@ class LabelledImages(Protocol):
         """int64 (images,) or float32 (images, classes)."""
         ...
 
-    def encoded(self, indices: Indices) -> Iterator[EncodedImage]:
+    def encoded(self, indices: Indices) -> Iterator[DecodableImage]:
         """The images at these positions, one after the other, their headers read."""
         ...
 
@@ -164,7 +164,7 @@ class _TrainImages(Dataset[Batch]):
         ]
         return _batch(self._split, images, indices)
 
-    def _augment(self, encoded: EncodedImage, epoch: int, index: int) -> Tensor:
+    def _augment(self, encoded: DecodableImage, epoch: int, index: int) -> Tensor:
         with keyed_randomness(self._seed, epoch, index):
             return self._transforms[min(epoch, len(self._transforms) - 1)](encoded)
 

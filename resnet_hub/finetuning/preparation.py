@@ -5,7 +5,7 @@ import os
 import select
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,12 @@ from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
 from resnet_hub.errors import ConfigError, UserError
+from resnet_hub.finetuning.augment import short_side_to_keep
 from resnet_hub.finetuning.config import FinetuneConfig, with_options
+from resnet_hub.finetuning.crew import Crew
 from resnet_hub.finetuning.data import ImageData, load_data
 from resnet_hub.finetuning.hyperrule import SMALL_IMAGE, complete
+from resnet_hub.finetuning.image_cache import ReducedImages, Reduction, build_image_cache
 from resnet_hub.finetuning.image_facts import FactsMemory
 from resnet_hub.finetuning.inspection import Inspector
 from resnet_hub.finetuning.machine import Machine, choose_num_workers, start_machine
@@ -29,6 +32,7 @@ from resnet_hub.finetuning.preemption import Preempted, PreemptionWatch
 from resnet_hub.finetuning.progress import Display
 from resnet_hub.finetuning.run_folder import RunFolder
 from resnet_hub.finetuning.sampler import EpochPlan
+from resnet_hub.finetuning.split import Split
 from resnet_hub.finetuning.tracking import check_trackers
 from resnet_hub.hub import may_be_public
 from resnet_hub.hub.access import asking, offline
@@ -50,8 +54,16 @@ class Run:
     preprocessing: Preprocessing
     plan: EpochPlan
     num_workers: int
+    crew: Crew
     display: Display
     watch: PreemptionWatch
+    cached_train: ReducedImages | None = None
+    """The training images, if they are cached."""
+
+    @property
+    def train_images(self) -> Split | ReducedImages:
+        """What training batches are made from; evaluation always reads the images themselves."""
+        return self.cached_train or self.data.train
 
     @property
     def total_steps(self) -> int:
@@ -72,7 +84,30 @@ class Run:
             "class_names": list(self.data.class_names),
             "images_per_step": self.plan.global_batch_size,
             "weights": self.origin.name,
+            "short_side_kept": None if self.config.image_cache is None else self._short_side,
         }
+
+    @property
+    def _short_side(self) -> int:
+        return short_side_to_keep(self.config, self.preprocessing)
+
+    def with_cached_images(self) -> "Run":
+        """The run with its training images cached, if it asks for that; every process calls this."""
+        if self.config.image_cache is None:
+            return self
+        reduction = Reduction(
+            short_side=self._short_side,
+            mode=self.preprocessing.mode,
+            interpolation=self.preprocessing.interpolation,
+        )
+        cached = build_image_cache(
+            self.data.train,
+            reduction,
+            self.config.image_cache,
+            limit_bytes=self.config.image_cache_gb * 1e9,
+            crew=self.crew,
+        )
+        return replace(self, cached_train=cached)
 
     def stop_if_asked(self, save: Callable[[], None] | None = None) -> None:
         """Raise Preempted, after `save`, if any process was asked to stop; every process has to ask."""
@@ -94,10 +129,12 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
     folder.check_usable(config)
     check_model_name(config)
     check_trackers(config.report_to)
+    _check_image_cache(config)
     _check_publishing(config)
     machine = start_machine(config)
     display = Display(is_main=machine.is_main)
-    data = load_data(config, _inspector(machine, display, watch))
+    crew = _crew(machine, display, watch)
+    data = load_data(config, Inspector(crew=crew, memory=_images_seen()))
     display.say(data.table())
     if machine.agree_any(watch.requested):
         raise Preempted
@@ -122,6 +159,7 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
         preprocessing=Preprocessing.of_model(model),
         plan=plan,
         num_workers=choose_num_workers(config, machine, len(data.train)),
+        crew=crew,
         display=display,
         watch=watch,
     )
@@ -158,22 +196,35 @@ def _typed(question: str, watch: PreemptionWatch) -> str:
     return sys.stdin.readline()
 
 
-def _inspector(machine: Machine, display: Display, watch: PreemptionWatch) -> Inspector:
-    """All processes look at the images together; what was seen is kept beside what `datasets` keeps."""
+def _check_image_cache(config: FinetuneConfig) -> None:
+    folder = config.image_cache
+    if folder is None:
+        return
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--image_cache {folder} is a file; name a folder.")
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(parent, os.W_OK):
+        raise ConfigError(f"--image_cache {folder}: {parent} cannot be written to.")
 
+
+def _crew(machine: Machine, display: Display, watch: PreemptionWatch) -> Crew:
     def stop_if_asked() -> None:
         if machine.agree_any(watch.requested):
             raise Preempted
 
-    return Inspector(
+    return Crew(
         rank=machine.rank,
         world_size=machine.world_size,
         num_threads=machine.num_cores,
         gather=gather_object,
-        memory=FactsMemory(Path(datasets.config.HF_DATASETS_CACHE) / "resnet_hub" / "images_seen"),
-        display=display,
         stop_if_asked=stop_if_asked,
+        display=display,
     )
+
+
+def _images_seen() -> FactsMemory:
+    """What was seen in images, kept beside what `datasets` keeps."""
+    return FactsMemory(Path(datasets.config.HF_DATASETS_CACHE) / "resnet_hub" / "images_seen")
 
 
 def _default_output_dir(config: FinetuneConfig) -> Path:

@@ -36,10 +36,11 @@ def finetune(config: FinetuneConfig) -> RunReport:
                 machine=run.machine.record(),
                 bad_images=[asdict(image) for image in run.data.bad_images],
             )
-            draw_first_batches(run)
-        accelerator.wait_for_everyone()
-
         try:
+            run = run.with_cached_images()
+            if accelerator.is_main_process:
+                draw_first_batches(run)
+            accelerator.wait_for_everyone()
             training = start_or_resume(run)
             train_epochs(run, training)
             report, logits = measure(run, training)

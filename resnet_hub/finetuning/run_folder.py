@@ -26,6 +26,8 @@ _FREE_TO_CHANGE = frozenset(
         "gradient_accumulation_steps",
         "hub_model_id",
         "hub_private_repo",
+        "image_cache",
+        "image_cache_gb",
         "output_dir",
         "per_device_eval_batch_size",
         "per_device_train_batch_size",

@@ -135,7 +135,7 @@ def fc_is_to_be_fitted(run: Run, progress: Progress) -> bool:
 def make_train_batches(run: Run, *, num_workers: int) -> TrainBatches:
     """This process's share of the steps of training."""
     return TrainBatches(
-        run.data.train,
+        run.train_images,
         build_train_transforms(run.config, run.preprocessing),
         run.plan,
         rank=run.machine.rank,

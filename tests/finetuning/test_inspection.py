@@ -12,6 +12,7 @@ from datasets import ClassLabel, DatasetDict
 
 from resnet_hub.finetuning import image_column, image_facts, inspection, progress
 from resnet_hub.finetuning.config import FinetuneConfig
+from resnet_hub.finetuning.crew import Crew
 from resnet_hub.finetuning.data import ImageData, load_data
 from resnet_hub.finetuning.image_column import ImageColumn
 from resnet_hub.finetuning.image_facts import FactsMemory, ImageFacts, look_at
@@ -146,8 +147,8 @@ def test_processes_share_the_images_and_all_know_all(folder: Path, looks: list[s
     gather = _gather_of(world_size)
 
     def one_rank(rank: int) -> None:
-        inspector = Inspector(rank=rank, world_size=world_size, gather=lambda mine: gather(rank, mine))
-        found[rank] = load_data(FinetuneConfig(train_dir=folder), inspector)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        crew = Crew(rank=rank, world_size=world_size, gather=lambda mine: gather(rank, mine))
+        found[rank] = load_data(FinetuneConfig(train_dir=folder), Inspector(crew=crew))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
     threads = [threading.Thread(target=one_rank, args=(rank,)) for rank in range(world_size)]
     for thread in threads:
@@ -202,7 +203,7 @@ def test_a_long_look_is_said_to_the_user(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(progress, "SECONDS_BEFORE_COUNTING", 0.0)
-    load_data(FinetuneConfig(train_dir=folder), Inspector(display=Display(is_main=True)))
+    load_data(FinetuneConfig(train_dir=folder), Inspector(crew=Crew(display=Display(is_main=True))))
     said = capsys.readouterr().err
     assert said.count("looking once at each of 50 images, for broken ones and duplicates: 8 so far") == 1
 
