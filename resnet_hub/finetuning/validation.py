@@ -20,13 +20,14 @@ from resnet_hub.finetuning.loader import evaluation_batches
 from resnet_hub.finetuning.loop import compute_split
 from resnet_hub.finetuning.machine import Machine, choose_num_workers, start_machine
 from resnet_hub.finetuning.metrics import probabilities, score_predictions
+from resnet_hub.finetuning.page import Page, render_page
 from resnet_hub.finetuning.predictions import Predictions, write_predictions
 from resnet_hub.finetuning.run_folder import describe_environment
 from resnet_hub.finetuning.split import Split
 from resnet_hub.predict import class_names_of
 from resnet_hub.prediction.models import open_model
 from resnet_hub.preprocessing import Preprocessing
-from resnet_hub.results import Score
+from resnet_hub.results import Score, SplitRecord
 
 Augmentation = Literal["none", "flip"]
 SCORES, PREDICTIONS = "scores.json", "predictions.parquet"
@@ -128,10 +129,31 @@ def validate(request: ValidationRequest) -> tuple[ValidationResult, list[Predict
 
 
 def save_result(folder: Path, result: ValidationResult, predictions: list[Predictions]) -> None:
-    """Write `scores.json` and `predictions.parquet` into a folder that `check_new_folder` found new."""
+    """Write scores, predictions and their page into a folder that `check_new_folder` found new."""
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(predictions, result.class_names, folder / PREDICTIONS)
     result.save(folder / SCORES)
+    page = render_page(page_of_validation(result, predictions))
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def page_of_validation(result: ValidationResult, predictions: list[Predictions]) -> Page:
+    """The page of a model that was scored and not trained: no curves, and images by their rows alone."""
+    return Page(
+        model=result.model,
+        dataset=result.dataset,
+        dataset_revision=result.dataset_revision,
+        class_names=result.class_names,
+        multi_label=result.multi_label,
+        scores=result.scores,
+        splits={
+            name: SplitRecord(num_images=score.num_images, how=result.splits[name])
+            for name, score in result.scores.items()
+        },
+        environment=result.environment,
+        commands={"What was typed": result.environment["command"]},
+        predictions=predictions[-1],
+    )
 
 
 def check_new_folder(folder: Path) -> None:

@@ -63,6 +63,6 @@ def add_arguments_validate(parser: argparse.ArgumentParser) -> None:
         "--output_dir",
         type=Path,
         metavar="FOLDER",
-        help="write scores.json and predictions.parquet into a new folder",
+        help="write scores.json, predictions.parquet and report.html into a new folder",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")

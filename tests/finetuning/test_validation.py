@@ -64,6 +64,10 @@ def test_a_run_is_scored_again_with_the_numbers_of_its_report(run: Path, tmp_pat
     shares = [np.stack(table["probabilities"].to_numpy()) for table in (before, after)]
     assert np.allclose(*shares, atol=1e-5)
     assert json.loads((output / "scores.json").read_text()) == found
+    page = (output / "report.html").read_text()
+    assert f"{100 * found['scores']['test']['accuracy']:.2f} %" in page
+    assert "Calibration" in page
+    assert "Learning curves" not in page
     assert main(["validate", str(run), "--output_dir", str(output)]) == 2
     assert "not empty" in capsys.readouterr().err
 
