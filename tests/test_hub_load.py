@@ -187,6 +187,7 @@ def test_a_model_without_published_weights_gives_none(hub):
         {"corrupt": True},
         {"cut_at": 0.5, "ignore_range": True},
         {"status": 403},
+        {"delay": 1.0},
     ],
     ids=lambda fault: "-".join(map(str, fault)),
 )

@@ -154,6 +154,7 @@ def test_a_taken_tag_is_refused_before_a_branch_is_made(hub, folder):
         ("POST .*/preupload/", {"status": 503}),
         ("PUT /lfs/upload", {"status": 500}),
         ("PUT /lfs/upload", {"drop": True}),
+        ("PUT /lfs/upload", {"delay": 1.0}),
         ("POST .*objects/batch", {"status": 502}),
         ("POST .*objects/verify", {"status": 500}),
         ("^GET /lfs/", {"corrupt": True}),

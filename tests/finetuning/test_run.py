@@ -332,7 +332,13 @@ def test_push_to_hub_publishes_the_finished_run(hub, tmp_path: Path, capsys):
     folder = tmp_path / "run"
     push = ["--push_to_hub", "--hub_model_id", "alice/digits", "--hub_private_repo"]
     assert main([*TINY, "--max_train_steps", "1", *push, "--output_dir", str(folder)]) == 0
-    assert "published" in capsys.readouterr().err
+    said = "".join(capsys.readouterr())
+    assert "published" in said
+    token = os.environ["HF_TOKEN"]
+    assert token not in said
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]  # the run, the cache and the Hub's own
+    assert {folder / "environment.json", folder / "export/README.md"} <= set(written)
+    assert not [path for path in written if token.encode() in path.read_bytes()]
     ours, theirs = resnet_hub.load(folder), resnet_hub.load("alice/digits")
     assert all(ours.state_dict()[name].equal(tensor) for name, tensor in theirs.state_dict().items())
 
