@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ import torchvision
 from torch import Tensor, nn
 
 import resnet_hub  # noqa: F401  registers the family
+from resnet_hub.formats.exported_network import ExportedNetwork
+from resnet_hub.formats.onnx_files import open_onnx, quantize_onnx, write_onnx
 from resnet_hub.optimize import OptimizedModel, optimize_for_inference
 
 REFERENCE = "timm"
@@ -54,6 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="measure the compiled form as well")
+    parser.add_argument("--onnx", action="store_true", help="measure ONNX in fp32 and int8 as well, on a CPU")
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
     return parser.parse_args()
 
@@ -64,12 +68,14 @@ def measure_model(name: str, arguments: argparse.Namespace, device: torch.device
     optimized = {"optimised": optimize_for_inference(plain)}
     if arguments.compile:
         optimized["optimised, compiled"] = optimize_for_inference(plain, compile=True)
-    forms: dict[str, nn.Module] = {
+    forms: dict[str, Callable[[Tensor], object]] = {
         REFERENCE: timm.create_model(name).eval().to(device),
         "torchvision": torchvision.models.get_model(name).eval().to(device),
         "resnet_hub": plain,
     } | {form: made.model for form, made in optimized.items()}
     images = torch.randn(arguments.batch_size, 3, arguments.image_size, arguments.image_size, device=device)
+    if arguments.onnx:
+        forms |= onnx_forms(plain, images)
     seconds = run_in_turns(forms, images, arguments.rounds)
     return {
         "model": name,
@@ -80,8 +86,20 @@ def measure_model(name: str, arguments: argparse.Namespace, device: torch.device
     }
 
 
+def onnx_forms(model: nn.Module, images: Tensor) -> dict[str, Callable[[Tensor], object]]:
+    """The network as ONNX, in float32 and in int8, run by onnxruntime with as many threads as torch."""
+    network = ExportedNetwork(model, precision="fp32", with_preprocessing=False).eval()
+    with tempfile.TemporaryDirectory() as scratch:
+        plain, int8 = Path(scratch) / "model.onnx", Path(scratch) / "model_int8.onnx"
+        write_onnx(network, images[:1].expand(2, -1, -1, -1), plain, facts={})
+        quantize_onnx(plain, int8, calibration=images, facts={})
+        return {"ONNX": open_onnx(plain), "ONNX, int8": open_onnx(int8)}
+
+
 @torch.inference_mode()
-def run_in_turns(forms: dict[str, nn.Module], images: Tensor, rounds: int) -> dict[str, list[float]]:
+def run_in_turns(
+    forms: dict[str, Callable[[Tensor], object]], images: Tensor, rounds: int
+) -> dict[str, list[float]]:
     """Seconds of one forward pass of each form in each round, after two rounds of warming up."""
     wait: Callable[[], None] = torch.cuda.synchronize if images.is_cuda else lambda: None
     seconds: dict[str, list[float]] = {form: [] for form in forms}

@@ -176,6 +176,7 @@ def test_classes_of_one_name_are_told_apart(colour_model, tmp_path):
         (["--port", "99999"], "1 to 65535"),
         (["--examples", "nowhere"], "no such folder"),
         (["--space", "."], "not written over"),
+        (["--space", "new", "--port", "8000"], "leave out"),
         (["--spce", "x"], "did you mean '--space'"),
     ],
 )

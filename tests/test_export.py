@@ -161,6 +161,20 @@ def test_a_folder_that_holds_something_is_not_written_over(colour_model, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_int8_wants_an_image_to_compare_on_besides_those_it_takes_ranges_from(
+    colour_model, colour_photos, tmp_path, capsys
+):
+    arguments = ["--formats", "onnx_int8", "--images", str(colour_photos / "red00.png")]
+    assert main(["export", str(colour_model), "--output_dir", str(tmp_path / "out"), *arguments]) == 2
+    assert "at least two images" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_is_a_file_is_left_alone(colour_model, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert main(["export", str(colour_model), "--output_dir", str(tmp_path / "out")]) == 2
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_missing_packages_are_named_with_the_command_that_installs_them(
     colour_model, tmp_path, capsys, monkeypatch
 ):

@@ -11,6 +11,7 @@ from resnet_hub.errors import ConfigError, DataError, UserError
 from resnet_hub.images import BadImageError, read_header
 from resnet_hub.prediction.inputs import ImageInput, find_images
 from resnet_hub.prediction.models import open_model
+from resnet_hub.verbs.demo_flags import LOOPBACK
 from resnet_hub.verbs.export_images import is_run, validation_split
 
 _EXAMPLES = 8
@@ -53,6 +54,8 @@ def run_demo(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.space and arguments.space.exists():
         raise ConfigError(f"--space {arguments.space} exists already and is not written over.")
+    if arguments.space and (arguments.port or arguments.host != LOOPBACK):
+        raise ConfigError("--space writes a folder and serves nothing: leave out --host and --port.")
     if arguments.port is not None and not 0 < arguments.port < 65536:
         raise ConfigError(f"--port {arguments.port}: a port is a number from 1 to 65535.")
     if arguments.examples and not arguments.examples.is_dir():
@@ -71,7 +74,7 @@ def _examples(arguments: argparse.Namespace, scratch: Path) -> list[Path]:
         return []
     try:
         split = validation_split(run)
-    except UserError:  # its data is elsewhere by now; the page works without
+    except (UserError, ImportError):  # its data is elsewhere by now; the page works without
         return []
     paths = []
     for number in _spread(len(split)):

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+LOOPBACK = "127.0.0.1"
+
 
 def add_arguments_demo(parser: argparse.ArgumentParser) -> None:
     """Arguments of `resnet-hub demo`."""
@@ -13,7 +15,7 @@ def add_arguments_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--examples", type=Path, help="folder of images to click on (default: some that a run validated on)"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--host", default=LOOPBACK, help=f"address to listen on (default: {LOOPBACK})")
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
     parser.add_argument(
         "--space", type=Path, metavar="FOLDER", help="write a Space of the Hub to a new folder instead"

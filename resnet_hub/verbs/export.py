@@ -24,8 +24,9 @@ def run_export(arguments: argparse.Namespace) -> int:
     """Write the files, compare each with the model, print the table; 1 if any had to be refused."""
     kinds = _kinds(arguments.formats)
     _check_numbers(arguments)
-    if arguments.output_dir.exists() and any(arguments.output_dir.iterdir()):
-        raise ConfigError(f"--output_dir {arguments.output_dir} exists already and is not written over.")
+    output_dir = arguments.output_dir
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise ConfigError(f"--output_dir {output_dir} exists already and is not written over.")
     torch.set_num_threads(arguments.threads or available_cores())
     model = open_model(arguments.model, revision=arguments.revision, pretrained=not arguments.no_pretrained)
     needs_calibration = any(kind.precision == "int8" for kind in kinds)

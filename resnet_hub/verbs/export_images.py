@@ -42,12 +42,15 @@ def find_pictures(
         UserError: none can be read, or `must_be_real` and there are none.
     """
     if given:
-        return _of_files(find_images(given), preprocessing, at_most)
+        found = _of_files(find_images(given), preprocessing, at_most)
+        if must_be_real and len(found.pixels) < 2:
+            raise DataError("int8 wants at least two images: one to take ranges from, one to compare on.")
+        return found
     run = Path(model)
     try:
         if is_run(run):
             return _of_run(run, preprocessing, at_most)
-    except UserError as error:
+    except (UserError, ImportError) as error:  # `resnet_hub[finetune]` may not be installed here
         if must_be_real:
             raise DataError(
                 f"The data of {run} is not to be had: {error} Name images with --images."
