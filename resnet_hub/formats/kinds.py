@@ -30,8 +30,8 @@ class Kind:
         return f"model{precision}.{self.container}"
 
 
-# The limits are some three times what the family's networks showed (recipes/LOG.md has the figures): what is
-# beyond them is a fault and not rounding. bf16 exists as torch.export only: onnxruntime has no bf16
+# The limits leave at least twice the room that the family's networks needed (recipes/LOG.md has the figures):
+# what is beyond them is a fault and not rounding. bf16 exists as torch.export only: onnxruntime has no bf16
 # convolution for CPUs, so the file could not be compared; int8 as ONNX only, fast there without a compiler.
 KINDS = {
     kind.name: kind
