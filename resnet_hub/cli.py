@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from resnet_hub.errors import RunError, UserError, nearest
 
+SHELLS = ("bash", "zsh")
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
 
 
@@ -135,11 +137,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     asked = next((word for word in given if not word.startswith("-")), None)
+    if given and given[0].replace("-", "_").startswith("__print_completion"):
+        asked = None  # the word after it is a shell
     if asked is not None and asked not in VERBS:
         raise UserError(f"There is no verb {asked!r}; {nearest(asked, VERBS, shown=len(VERBS))}")
     parser, verb_parsers = _parsers()
     if asked is None:
-        _refuse_unknown(parser.parse_known_args(given)[1], parser)  # --help and --version end here
+        words = [_as_declared(word, parser) for word in given]
+        parsed, unknown = parser.parse_known_args(words)  # --help and --version end here
+        _refuse_unknown(unknown, parser)
+        if parsed.print_completion:
+            return _print_completion(parsed.print_completion)
         parser.print_help()
         return EXIT_OK
     verb = VERBS[asked]
@@ -165,17 +173,56 @@ def _run_verb(
     return verb.run(parsed)
 
 
+def full_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser with the flags of all verbs, and that of each verb: for completion and the page of flags."""
+    parser, subparsers = _main_parser()
+    verb_parsers = {}
+    for verb in VERBS.values():
+        if verb.parses_itself:
+            parent = getattr(import_module(verb.module), f"parser_{verb.name}")()
+            verb_parsers[verb.name] = subparsers.add_parser(
+                verb.name, help=verb.help, parents=[parent], add_help=False
+            )
+        else:
+            verb_parsers[verb.name] = subparsers.add_parser(verb.name, help=verb.help)
+            verb.add_arguments(verb_parsers[verb.name])
+    return parser, verb_parsers
+
+
+def _print_completion(shell: str) -> int:
+    """Print what makes the shell complete verbs, flags and files."""
+    import shtab  # noqa: PLC0415  only here
+
+    parser, verb_parsers = full_parsers()
+    for verb_parser in verb_parsers.values():
+        for action in verb_parser._actions:
+            is_text = action.nargs != 0 and not action.choices
+            if is_text and (not action.option_strings or action.type is Path or action.metavar == "PATH"):
+                action.complete = shtab.FILE  # pyright: ignore[reportAttributeAccessIssue]  read by shtab
+    print(shtab.complete(parser, shell=shell))
+    return EXIT_OK
+
+
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    description = "A family of ResNets for timm and the Hugging Face Hub."
-    parser = _Parser(prog="resnet-hub", description=description, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"resnet_hub {version('resnet_hub')}")
-    subparsers = parser.add_subparsers(title="verbs", metavar="VERB")
+    parser, subparsers = _main_parser()
     return parser, {
         verb.name: subparsers.add_parser(
             verb.name, help=verb.help, description=f"{verb.help.capitalize()}.", allow_abbrev=False
         )
         for verb in VERBS.values()
     }
+
+
+def _main_parser() -> tuple[argparse.ArgumentParser, Any]:
+    description = "A family of ResNets for timm and the Hugging Face Hub."
+    parser = _Parser(prog="resnet-hub", description=description, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"resnet_hub {version('resnet_hub')}")
+    parser.add_argument(
+        "--print_completion",
+        choices=SHELLS,
+        help='completion of verbs and flags: eval "$(resnet-hub --print_completion bash)"',
+    )
+    return parser, parser.add_subparsers(title="verbs", metavar="VERB")
 
 
 def _as_declared(word: str, parser: argparse.ArgumentParser) -> str:

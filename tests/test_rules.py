@@ -28,6 +28,7 @@ LEVELS = (
     ("finetuning",),
     ("verbs",),
     ("cli",),
+    ("reference",),
 )
 
 

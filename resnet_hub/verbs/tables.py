@@ -1,10 +1,12 @@
-"""Tables for a person: rich on a terminal that has it, aligned text otherwise; and JSON for programs."""
+"""Tables for a person: rich on a terminal, aligned text in a pipe; and JSON for programs."""
 
 import json
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 Row = dict[str, Any]
 
@@ -20,7 +22,7 @@ def print_rows(rows: Sequence[Row], *, as_json: bool, title: str = "", verbatim:
         print(f"{title}: none" if title else "none")
     else:
         head = list(rows[0]) if verbatim else [_label(key) for key in rows[0]]
-        if sys.stdout.isatty() and find_spec("rich"):
+        if sys.stdout.isatty():
             _print_rich(head, rows, title)
         else:
             _print_plain(head, rows)
@@ -58,9 +60,6 @@ def _print_plain(head: Sequence[str], rows: Sequence[Row]) -> None:
 
 
 def _print_rich(head: Sequence[str], rows: Sequence[Row], title: str) -> None:
-    from rich.console import Console  # noqa: PLC0415  only in the extra `finetune`
-    from rich.table import Table  # noqa: PLC0415
-
     table = Table(*head, title=title or None)
     for row in rows:
         table.add_row(*(_text(value) for value in row.values()))
