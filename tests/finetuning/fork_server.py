@@ -1,8 +1,9 @@
 """Runs fine-tuning commands in forked processes: a start costs a fork in place of seconds of imports.
 
-`python fork_server.py` reads from stdin a JSON list a line: the file for the command's output, then its
-arguments. The forked child becomes the command (`resnet_hub.finetuning.__main__.main`), leader of a process
-group of its own. The server answers `started PID`, and `ended CODE` when the child has gone.
+`python fork_server.py` reads a JSON list a line from stdin. `["start", output, environment, arguments]` forks
+a child that becomes the command (`resnet_hub.finetuning.__main__.main`), leader of a process group of its own,
+its output in a file; the answer is its process number. `["wait", process]` is answered with its exit code,
+negative for a signal.
 """
 
 import json
@@ -18,18 +19,25 @@ from resnet_hub.finetuning.__main__ import main
 
 def serve() -> None:
     for line in sys.stdin:
-        output, *arguments = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            become_the_command(output, arguments)
-        print("started", child, flush=True)
-        _, status = os.waitpid(child, 0)
-        print("ended", os.waitstatus_to_exitcode(status), flush=True)
+        verb, *values = json.loads(line)
+        print(start(*values) if verb == "start" else wait(*values), flush=True)
 
 
-def become_the_command(output: str, arguments: list[str]) -> None:
+def start(output: str, environment: dict[str, str], arguments: list[str]) -> int:
+    child = os.fork()
+    if child == 0:
+        become_the_command(output, environment, arguments)
+    return child
+
+
+def wait(process: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def become_the_command(output: str, environment: dict[str, str], arguments: list[str]) -> None:
     """Never returns: the process ends with the command's exit code, as a Python of its own would."""
     os.setsid()
+    os.environ.update(environment)
     with Path(output).open("ab", 0) as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)

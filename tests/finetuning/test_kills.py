@@ -4,11 +4,13 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +34,6 @@ RUN = (
     ),
     *("--checkpoint_minutes", "0.002"),
 )
-KILLS_PER_RUN = 3
 
 
 class ForkServer:
@@ -47,31 +48,26 @@ class ForkServer:
             env=environment(),
         )
 
-    def start(self, folder: Path, *arguments: str) -> int:
-        """The process number of a new run into the folder."""
-        command = [f"{folder}.log", *RUN, "--output_dir", str(folder), *arguments]
-        self._say(json.dumps(command))
-        return int(self._hear("started"))
+    def start(self, folder: Path, *arguments: str, **variables: str) -> int:
+        """The process number of a new run into the folder, with these variables in its environment."""
+        command = [*RUN, "--output_dir", str(folder), *arguments]
+        return self._ask("start", f"{folder}.log", variables, command)
 
-    def wait(self) -> int:
-        """The exit code of the run that was started last; negative for a signal."""
-        return int(self._hear("ended"))
+    def wait(self, process: int) -> int:
+        """The exit code of a run; negative for a signal."""
+        return self._ask("wait", process)
 
     def close(self) -> None:
         assert self._server.stdin is not None
         self._server.stdin.close()
         self._server.wait(timeout=30)
 
-    def _say(self, line: str) -> None:
+    def _ask(self, *question: Any) -> int:
         assert self._server.stdin is not None
-        self._server.stdin.write(line + "\n")
-        self._server.stdin.flush()
-
-    def _hear(self, wanted: str) -> str:
         assert self._server.stdout is not None
-        word, value = self._server.stdout.readline().split()
-        assert word == wanted
-        return value
+        self._server.stdin.write(json.dumps(question) + "\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline())
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +80,7 @@ def server() -> Iterator[ForkServer]:
 @pytest.fixture(scope="module")
 def uninterrupted(server: ForkServer, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("straight") / "run"
-    server.start(folder)
-    assert server.wait() == 0, Path(f"{folder}.log").read_text()
+    assert server.wait(server.start(folder)) == 0, Path(f"{folder}.log").read_text()
     return folder
 
 
@@ -105,49 +100,86 @@ def is_saving(folder: Path) -> bool:
     return any((folder / "checkpoints").glob(".writing-*"))
 
 
-def kill_at_a_moment(process: int, folder: Path, moment: str, generator: random.Random) -> bool:
-    """Kill the process group after it has written a checkpoint, or while it does; False if it ended first."""
+def wait_for(moment: str, process: int, folder: Path, generator: random.Random) -> bool:
+    """Wait for the moment in the life of a process; False if it ended before."""
     before = saved(folder)
-    while is_alive(process) and not saved(folder) - before:
+    while moment != "in start-up" and is_alive(process) and not saved(folder) - before:
         time.sleep(0.001)
     time.sleep(generator.uniform(0, 0.5))
     while moment == "in a save" and is_alive(process) and not is_saving(folder):
         pass  # a save takes milliseconds, and a sleep would miss it
-    if not is_alive(process):
-        return False
-    os.killpg(process, signal.SIGKILL)
-    return True
+    return is_alive(process)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_ten_kills_after_and_inside_saves_change_nothing(
+def test_twelve_kills_in_start_up_after_and_inside_saves_change_nothing(
     workers: str, server: ForkServer, uninterrupted: Path, tmp_path: Path
 ):
     generator = random.Random(int(workers))
-    kills = {"after a save": 0, "in a save": 0}
+    kills = dict.fromkeys(("after a save", "in a save", "in start-up"), 0)
     found_half_written = number = 0
-    while sum(kills.values()) < 10:
+    while sum(kills.values()) < 12:
         folder = tmp_path / str(number)
         number += 1
-        for _ in range(KILLS_PER_RUN):
+        for moment in kills:
             process = server.start(folder, "--dataloader_num_workers", workers)
-            moment = min(kills, key=lambda name: kills[name])
-            kills[moment] += kill_at_a_moment(process, folder, moment, generator)
-            code = server.wait()
+            if wait_for(moment, process, folder, generator):
+                os.killpg(process, signal.SIGKILL)
+                kills[moment] += 1
+            code = server.wait(process)
             assert code in (0, -signal.SIGKILL), Path(f"{folder}.log").read_text()
             found_half_written += is_saving(folder)
             if code == 0:
                 break
         if code != 0:
-            server.start(folder, "--dataloader_num_workers", workers)
-            assert server.wait() == 0, Path(f"{folder}.log").read_text()
+            process = server.start(folder, "--dataloader_num_workers", workers)
+            assert server.wait(process) == 0, Path(f"{folder}.log").read_text()
         assert_same_run(folder, uninterrupted)
         assert not is_saving(folder)
-    assert found_half_written >= 3, "hardly any kill fell into a save, so the test did not test it"
+    assert found_half_written >= 2, "hardly any kill fell into a save, so the test did not test it"
 
 
+def start_two(server: ForkServer, folder: Path) -> list[int]:
+    """The same run on two processes, with the same images in every step."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    shared = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    options = ("--per_device_train_batch_size", "32")
+    return [
+        server.start(folder, *options, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_when_one_of_two_processes_is_killed_the_other_ends_too_and_the_run_goes_on(
+    server: ForkServer, tmp_path: Path
+):
+    straight = tmp_path / "straight"
+    for process in start_two(server, straight):
+        assert server.wait(process) == 0, Path(f"{straight}.log").read_text()
+    generator = random.Random(0)
+    killed: tuple[tuple[int, ...], ...] = ((0,), (1,), (0, 1), (1,), (0,), (0, 1))
+    folder = tmp_path / "run"
+    for ranks in killed:
+        processes = start_two(server, folder)
+        assert wait_for("after a save", processes[0], folder, generator)
+        for rank in ranks:
+            os.killpg(processes[rank], signal.SIGKILL)
+        ended = time.monotonic()
+        codes = [server.wait(process) for process in processes]
+        assert time.monotonic() - ended < 30
+        assert all(codes), Path(f"{folder}.log").read_text()
+    for process in start_two(server, folder):
+        assert server.wait(process) == 0, Path(f"{folder}.log").read_text()
+    assert_same_run(folder, straight)
+
+
+@pytest.mark.slow
 def test_the_log_of_a_killed_run_shows_each_step_once(uninterrupted: Path):
     """What `assert_same_run` compares holds every step: an event for each ten of them and each validation."""
     events = events_without_time(uninterrupted)

@@ -1,8 +1,6 @@
 """No run is lost: stopped at any moment, the same command ends with the same weights, bit for bit."""
 
 import hashlib
-import os
-import random
 import signal
 import subprocess
 import time
@@ -100,28 +98,6 @@ def test_a_changed_configuration_does_not_go_on_with_a_run(tmp_path: Path, capsy
     assert "seed was 0, is 1" in capsys.readouterr().err
     assert main([*RUN, "--output_dir", str(folder), "--resume", "never"]) == 2
     assert (folder / "config.yaml").read_bytes() == config
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_ten_kills_at_random_moments_change_nothing(workers: str, tmp_path: Path, uninterrupted: Path):
-    generator = random.Random(int(workers))
-    folder, kills, landed_after_a_save = tmp_path / "run", 0, 0
-    while not (folder / "report.json").exists():
-        process = start(folder, "--dataloader_num_workers", workers)
-        if kills < 10:
-            while process.poll() is None and not (folder / "metrics.jsonl").exists():
-                time.sleep(0.02)
-            time.sleep(generator.uniform(0, 3))
-            if process.poll() is None:
-                landed_after_a_save += bool(list((folder / "checkpoints").glob("step-*")))
-                os.killpg(process.pid, signal.SIGKILL)
-                kills += 1
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode in (0, -signal.SIGKILL), output
-    assert landed_after_a_save >= 2
-    assert_same_run(folder, uninterrupted)
 
 
 @pytest.mark.slow
