@@ -1,9 +1,9 @@
 """Runs fine-tuning commands in forked processes: a start costs a fork in place of seconds of imports.
 
-`python fork_server.py` reads a JSON list a line from stdin. `["start", output, environment, arguments]` forks
-a child that becomes the command (`resnet_hub.finetuning.__main__.main`) and the leader of a process group, with
-its output in a file; the answer is its process number. `["wait", process]` is answered with its exit code,
-negative for a signal.
+It reads a JSON list a line from stdin. `["start", output, environment, arguments]` forks a child that becomes
+the command (`main` of `resnet_hub.finetuning.__main__`), leads a process group of its own and writes into a
+file; the answer is its process number. `["wait", process]` is answered with its exit code, negative for a
+signal.
 """
 
 import json
