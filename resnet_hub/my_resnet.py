@@ -13,6 +13,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from resnet_hub.architecture import MyResNet
+from resnet_hub.own_weights import packaged_weights_of
 from resnet_hub.pretrained import Weights, weights_of
 from resnet_hub.timm_build import (
     PretrainedCfgs,
@@ -101,8 +102,9 @@ def layout_twin(variant: Variant) -> str | None:
 
 
 def published_weights(name: str) -> list[Weights]:
-    """The published weights of a variant of this table, its default first."""
-    return weights_of(name.removeprefix("my_")) if name in TIMM_LIKE else []
+    """The published weights of a variant of this table, on the Hub or in the package, its default first."""
+    find = weights_of if name in TIMM_LIKE else packaged_weights_of
+    return find(name.removeprefix("my_")) if name in VARIANTS else []
 
 
 def _default_cfgs() -> PretrainedCfgs:
@@ -356,7 +358,7 @@ def my_resnet50_small(pretrained: bool = False, **timm_options: Any) -> nn.Modul
 
 @register_model
 def my_resnet20(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-20 for CIFAR (arXiv:1512.03385, section 4.2); 0.33 M parameters."""
+    """ResNet-20 for CIFAR (arXiv:1512.03385, section 4.2); 0.30 M parameters."""
     return _build("my_resnet20", pretrained, timm_options)
 
 

@@ -42,6 +42,8 @@ class Recipe:
     mean: tuple[float, float, float] = _IMAGENET_MEAN
     std: tuple[float, float, float] = _IMAGENET_STD
     num_classes: int = 1000
+    file: str | None = None
+    """Name of the file in the package, for weights that come with it; others are on the Hub."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +67,9 @@ class Weights(Recipe):
         return self.name.partition(".")[2]
 
     @property
-    def repo_id(self) -> str:
-        """The repository on the Hub."""
-        return f"timm/{self.name}"
+    def repo_id(self) -> str | None:
+        """The repository on the Hub; None for weights that come in the package."""
+        return None if self.file else f"timm/{self.name}"
 
     @property
     def is_free(self) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 
 from resnet_hub.architecture import MyResNet
 from resnet_hub.errors import ConfigError, ModelError, nearest
+from resnet_hub.own_weights import file_of
 from resnet_hub.pretrained import Weights
 from resnet_hub.strict_loading import check_state_dict
 from resnet_hub.variant import STEM_STRIDES, Variant
@@ -107,8 +108,7 @@ def pretrained_cfg(variant: Variant, weights: Weights | None = None) -> dict[str
         return cfg
     test_size = weights.test_size
     return cfg | {
-        "hf_hub_id": weights.repo_id,  # in full: timm completes only a bare "timm/", and with our name
-        "hf_hub_filename": "model.safetensors",  # without it timm would fall back to a pickle
+        **_place(weights),
         "test_input_size": (3, test_size, test_size) if test_size else None,
         "num_classes": weights.num_classes,
         "crop_pct": weights.crop_pct,
@@ -119,6 +119,16 @@ def pretrained_cfg(variant: Variant, weights: Weights | None = None) -> dict[str
         "license": weights.license,
         "origin_url": weights.origin_url,
         "paper_ids": weights.paper_ids,
+    }
+
+
+def _place(weights: Weights) -> dict[str, str | None]:
+    """The fields that tell timm where the weights are."""
+    if weights.file:
+        return {"file": str(file_of(weights))}
+    return {
+        "hf_hub_id": weights.repo_id,  # in full: timm completes only a bare "timm/", and with our name
+        "hf_hub_filename": "model.safetensors",  # without it timm would fall back to a pickle
     }
 
 

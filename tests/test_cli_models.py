@@ -7,6 +7,7 @@ import pytest
 
 from resnet_hub.cli import main
 from resnet_hub.my_resnet import VARIANTS
+from resnet_hub.own_weights import PACKAGED
 from resnet_hub.pretrained import WEIGHTS
 
 OWN_VARIANT = """
@@ -33,7 +34,7 @@ def test_list_gives_programs_json_that_matches_the_pattern(capsys):
 def test_list_pretrained_shows_every_tag_with_its_licence(capsys):
     assert main(["list", "--pretrained", "--json"]) == 0
     rows = {row["weights"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows.keys() == {f"my_{name}" for name in WEIGHTS}
+    assert rows.keys() == {f"my_{name}" for name in WEIGHTS | PACKAGED}
     bound = rows["my_resnet50.fb_swsl_ig1b_ft_in1k"]
     assert (bound["licence"], bound["commercial_use"]) == ("cc-by-nc-4.0", False)
 
@@ -53,8 +54,18 @@ def test_info_shows_source_licence_and_accuracy_of_a_tag(capsys):
 
 
 def test_info_of_a_variant_without_weights_says_so(capsys):
-    assert main(["info", "my_resnet20", "--json"]) == 0
+    assert main(["info", "my_resnet32", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["default_weights"] is None
+
+
+def test_weights_in_the_package_are_listed_as_such(capsys):
+    assert main(["list", "my_resnet20", "--pretrained", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["source"], row["licence"]) == ("in the package", "apache-2.0")
+    assert main(["info", row["weights"]]) == 0
+    shown = capsys.readouterr().out
+    assert "in the package" in shown
+    assert "huggingface.co" not in shown
 
 
 @pytest.mark.parametrize(

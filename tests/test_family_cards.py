@@ -10,6 +10,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from resnet_hub.cli import main
+from resnet_hub.my_resnet import TIMM_LIKE
+from resnet_hub.own_weights import PACKAGED, record_of
 from resnet_hub.pretrained import WEIGHTS
 from resnet_hub.verbs.family_cards import variant_card, variants_with_cards
 
@@ -26,13 +28,32 @@ def test_a_card_is_what_the_tables_give(name):
     assert stored == variant_card(name), f"render it again: resnet-hub card {name} > model_cards/{name}.md"
 
 
-@pytest.mark.parametrize("name", variants_with_cards())
+@pytest.mark.parametrize("name", [name for name in variants_with_cards() if name in TIMM_LIKE])
 def test_the_hub_reads_licence_source_and_accuracy_from_a_card(name):
     data = ModelCard.load(CARDS / f"{name}.md").data
     weights = WEIGHTS[data.base_model.removeprefix("timm/")]
     assert data.license == weights.license
     assert data.model_name == f"my_{weights.name}"
     assert [result.metric_value for result in data.eval_results] == [weights.top1, weights.top5]
+
+
+@pytest.mark.parametrize("weights", PACKAGED.values(), ids=lambda weights: weights.name)
+def test_the_card_of_weights_in_the_package_says_how_they_were_made_and_its_code_runs(weights):
+    name = f"my_{weights.architecture}"
+    data = ModelCard.load(CARDS / f"{name}.md").data
+    assert (data.license, data.model_name) == ("apache-2.0", f"my_{weights.name}")
+    card, record = variant_card(name), record_of(weights)
+    assert record["made"]["sha256"] in card
+    for images, ways in record["measured"]["accuracy_percent"].items():
+        row = re.search(rf"^\| {images} \|.*$", card, re.MULTILINE)
+        assert row is not None
+        assert row[0].count("[") == len(ways) == 3
+        assert f"[{min(ways['scratch']):.2f}, {max(ways['scratch']):.2f}]" in row[0]
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert code is not None
+    names: dict = {}
+    exec(compile(code[1], "card", "exec"), names)
+    assert names["model"].num_classes == 10
 
 
 def test_the_code_of_a_card_runs(tmp_path, monkeypatch, capsys):
@@ -56,7 +77,7 @@ def test_the_command_prints_a_card_and_refuses_what_has_none(capsys):
     assert main(["card", "my_resnet50"]) == 0
     assert capsys.readouterr().out == (CARDS / "my_resnet50.md").read_text(encoding="utf-8")
     for arguments, message in (
-        (["my_resnet20"], "no published weights"),
+        (["my_resnet32"], "no published weights"),
         (
             ["my_resnext50"],
             "'my_resnext50' is no folder and no variant of the family; did you mean 'my_resnet50'",

@@ -7,6 +7,7 @@ from timm.models import get_pretrained_cfg, is_model
 
 import resnet_hub
 from resnet_hub.my_resnet import OWN, TIMM_LIKE, published_weights, timm_twin
+from resnet_hub.own_weights import PACKAGED
 from resnet_hub.pretrained import WEIGHTS, weights_of
 
 # Fields that differ from timm's on purpose: the name, and that no pickle is read in place of safetensors.
@@ -24,7 +25,8 @@ def test_every_field_of_a_configuration_is_that_of_the_installed_timm(name):
 def test_every_tag_that_timm_has_for_a_twin_is_there():
     theirs = [tag for name in TIMM_LIKE for tag in timm.list_models(f"{timm_twin(name)}.*", pretrained=True)]
     assert sorted(theirs) == sorted(WEIGHTS)
-    assert sorted(resnet_hub.list_models(pretrained=True)) == sorted(f"my_{tag}" for tag in theirs)
+    ours = [*theirs, *PACKAGED]
+    assert sorted(resnet_hub.list_models(pretrained=True)) == sorted(f"my_{tag}" for tag in ours)
 
 
 @pytest.mark.parametrize("name", [n for n in WEIGHTS if n.partition(".")[2] in TORCHVISION_TAGS])
@@ -63,9 +65,10 @@ def test_weights_for_research_only_and_without_a_licence_are_not_free():
     } | {"resnet50.bamboo"}
 
 
-def test_a_variant_of_our_own_claims_no_weights():
-    assert all(published_weights(name) == [] for name in OWN)
-    assert not any(get_pretrained_cfg(name).has_weights for name in OWN)
+def test_variants_of_our_own_claim_the_weights_in_the_package_and_no_others():
+    packaged = {f"my_{weights.architecture}" for weights in PACKAGED.values()}
+    assert {name for name in OWN if published_weights(name)} == packaged
+    assert {name for name in OWN if get_pretrained_cfg(name).has_weights} == packaged
 
 
 def test_the_plain_network_does_not_list_anti_aliased_weights():

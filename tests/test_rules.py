@@ -16,7 +16,7 @@ PACKAGE = ROOT / "resnet_hub"
 LEVELS = (
     ("errors", "results", "launcher", "when_timm_is_imported"),
     ("variant", "blocks", "architecture"),
-    ("strict_loading", "timm_build", "pretrained", "my_resnet", "optimize"),
+    ("strict_loading", "timm_build", "pretrained", "own_weights", "my_resnet", "optimize"),
     ("images", "preprocessing"),
     ("model_card",),
     ("hub",),
@@ -116,8 +116,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"resnet_hub"}
     assert "resnet_hub/py.typed" in names
-    templates = {path.name for path in (PACKAGE / "templates").iterdir() if path.is_file()}
-    assert templates <= {Path(name).name for name in names}
+    for folder in ("templates", "weights"):
+        files = {path.name for path in (PACKAGE / folder).iterdir() if path.is_file()}
+        assert files <= {Path(name).name for name in names if f"/{folder}/" in name}
 
 
 def test_no_file_of_the_package_is_longer_than_four_hundred_lines():

@@ -12,6 +12,7 @@ from torch import nn
 from resnet_hub.errors import ConfigError, nearest
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.hub import ensure_pretrained_weights, load
+from resnet_hub.own_weights import is_packaged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class Origin:
     name: str
     """Variant, with the tag of its weights if it has any: `my_resnet50.a1_in1k`."""
     base_model: str | None
-    """Hub repository or folder of the weights; None from scratch."""
+    """Hub repository, folder, or name in the package, of the weights; None from scratch."""
     base_license: str | None
 
 
@@ -107,9 +108,10 @@ def _origin_of(model: nn.Module, *, pretrained: bool) -> Origin:
     if not pretrained:
         return Origin(name=cfg["architecture"], base_model=None, base_license=None)
     tag = f".{cfg['tag']}" if cfg.get("tag") else ""
-    source = cfg.get("hf_hub_id") or cfg.get("url") or cfg.get("file")
+    name, file = f"{cfg['architecture']}{tag}", cfg.get("file")
+    source = cfg.get("hf_hub_id") or cfg.get("url") or (name if is_packaged(file) else file)
     return Origin(
-        name=f"{cfg['architecture']}{tag}",
+        name=name,
         base_model=None if source is None else str(source),
         base_license=cfg.get("license"),
     )

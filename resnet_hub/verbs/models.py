@@ -73,6 +73,7 @@ def _weights_row(name: str, weights: Weights) -> dict[str, Any]:
         "top5_percent": weights.top5,
         "at_pixels": weights.accuracy_size,
         "trained_at_pixels": weights.train_size,
+        "source": weights.repo_id or "in the package",
         "licence": weights.license,
         "commercial_use": weights.is_free,
     }
@@ -88,8 +89,8 @@ def _weights_record(name: str, weights: Weights | None) -> dict[str, Any]:
         "mean": weights.mean,
         "std": weights.std,
         "classes": weights.num_classes,
-        "repository": f"https://huggingface.co/{weights.repo_id}",
+        "repository": weights.repo_id and f"https://huggingface.co/{weights.repo_id}",
         "origin": weights.origin_url,
         "paper": weights.paper_ids,
-        "accuracy_source": ACCURACY_SOURCE,
+        "accuracy_source": weights.repo_id and ACCURACY_SOURCE,
     }
