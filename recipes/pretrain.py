@@ -43,7 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     seconds, model = train(options, makers)
     accuracy = {size: test(model, images) for size, images in makers.items()}
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, options.output, metadata={"format": "pt", "made_by": json.dumps(settings(options))})
+    # One entry: the order of several is not the same each time.
+    save_file(tensors, options.output, metadata={"made_by": json.dumps(settings(options))})
     checkpoint_of(options).unlink(missing_ok=True)
     record = {
         "options": settings(options),
