@@ -308,7 +308,7 @@ def test_a_model_is_found_by_folder_repository_and_name(run: Path, hub, photos: 
     ("name", "message"),
     [
         ("my_resnet51", "did you mean"),
-        ("my_resnet20", "no pretrained weights"),
+        ("my_resnet32", "no pretrained weights"),
         ("my_resnet50.a1_in2k", "did you mean 'my_resnet50.a1_in1k'"),
     ],
 )

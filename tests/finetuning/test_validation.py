@@ -130,7 +130,7 @@ def test_mirror_images_make_a_picture_and_its_mirror_equal(run: Path, tmp_path: 
         (["{run}", "--crop_pct", "2"], "above 0 and at most 1"),
         (["{run}", "--image_size", "0"], "1 or more"),
         (["{run}", "--dataset_name", "digits", "--split", "test"], "has no split 'test'"),
-        (["my_resnet20", "--dataset_name", "digits"], "no pretrained weights"),
+        (["my_resnet32", "--dataset_name", "digits"], "no pretrained weights"),
     ],
     ids=str,
 )
