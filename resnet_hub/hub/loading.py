@@ -65,14 +65,7 @@ def local_folder(source: str | Path) -> Path | None:
 
 def load_files(config_path: Path, weights_path: Path, *, source: str, data: bytes | None = None) -> nn.Module:
     """The model of two files on the disk; `data` has the bytes of the weights if they were read."""
-    config = read_config(config_path, source=source)
-    if not weights_path.is_file():
-        raise _no_safetensors(weights_path.parent, source=source)
-    # On the meta device nothing is allocated, so that a hostile config.json cannot fill the memory before the
-    # weights have shown that they fit it; and nothing is initialised only to be overwritten.
-    with _NothingDrawn():
-        model = _build(config, source=source, device="meta")
-    tensors = read_weights(weights_path, model, source=source, data=data)
+    config, model, tensors = _checked_files(config_path, weights_path, source=source, data=data)
     counters = {name: torch.tensor(0) for name in model.state_dict() if name.endswith("num_batches_tracked")}
     model.load_state_dict({**counters, **_float32(tensors)}, assign=True)
     if any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()]):
@@ -80,6 +73,25 @@ def load_files(config_path: Path, weights_path: Path, *, source: str, data: byte
         model.load_state_dict(tensors)
     model.multi_label = config.extra.get("multi_label") is True  # pyright: ignore[reportArgumentType]
     return model.eval()
+
+
+def check_files(config_path: Path, weights_path: Path, *, source: str) -> None:
+    """Raise HubError unless the two files make a model."""
+    _checked_files(config_path, weights_path, source=source)
+
+
+def _checked_files(
+    config_path: Path, weights_path: Path, *, source: str, data: bytes | None = None
+) -> tuple[ModelConfig, nn.Module, dict[str, torch.Tensor]]:
+    """What config.json says, its network without memory, and the tensors, which fit it and are finite."""
+    config = read_config(config_path, source=source)
+    if not weights_path.is_file():
+        raise _no_safetensors(weights_path.parent, source=source)
+    # On the meta device nothing is allocated, so that a hostile config.json cannot fill the memory before the
+    # weights have shown that they fit it; and nothing is initialised only to be overwritten.
+    with _NothingDrawn():
+        model = _build(config, source=source, device="meta")
+    return config, model, read_weights(weights_path, model, source=source, data=data)
 
 
 class _NothingDrawn(TorchFunctionMode):

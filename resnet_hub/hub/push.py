@@ -15,7 +15,7 @@ from resnet_hub.hub.access import asking, offline, redact
 from resnet_hub.hub.commit import PushRequest, make_commit, refuse_taken_tag
 from resnet_hub.hub.config_file import CONFIG_FILE
 from resnet_hub.hub.download import refuse_unsafe_name
-from resnet_hub.hub.loading import load_files, local_folder
+from resnet_hub.hub.loading import check_files, local_folder
 from resnet_hub.hub.read_back import read_back
 from resnet_hub.hub.weights import PICKLES, WEIGHTS_FILE
 
@@ -117,7 +117,7 @@ def _checked_request(
     found = local_folder(folder)
     if found is None:
         raise HubError(f"There is no folder {folder}.")
-    load_files(found / CONFIG_FILE, found / WEIGHTS_FILE, source=str(found))
+    check_files(found / CONFIG_FILE, found / WEIGHTS_FILE, source=str(found))
     if offline():
         raise HubError("HF_HUB_OFFLINE is set, and nothing can be published without a connection. Unset it.")
     if get_token() is None:
