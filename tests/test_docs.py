@@ -37,7 +37,7 @@ def test_the_python_of_readme_runs(hub, run_python, tmp_path: Path):
     publish(hub, tmp_path / "weights", "timm/resnet50.a1_in1k")
     resnet_hub.save_folder(model, tmp_path / "runs/photos/export", class_names=names)
     python_blocks = blocks(ROOT / "README.md", "python")
-    assert len(python_blocks) == 2
+    assert len(python_blocks) == 3
     for block in python_blocks:
         done = run_python(f"import os; os.chdir({str(tmp_path)!r})\n{block}")
         assert done.returncode == 0, done.stderr
