@@ -121,7 +121,7 @@ class FinetuneConfig:
     early_stopping_epochs: int | None = None
     """Stop when validation has not improved for this many epochs."""
     gradient_checkpointing: bool = False
-    """Compute features again in the backward pass: a third slower, in a fraction of the memory."""
+    """Compute features again in the backward pass: a third more computation, less memory."""
     seed: int = 0
     """Decides splits, order, augmentation and initial weights."""
 

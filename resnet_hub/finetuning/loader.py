@@ -76,33 +76,6 @@ class TrainBatches:
             yield [next(batches) for _ in range(self._num_micro)]
 
 
-def train_batches(
-    split: LabelledImages,
-    transforms: Sequence[TrainTransform],
-    plan: EpochPlan,
-    *,
-    epoch: int,
-    first_step: int,
-    rank: int,
-    world_size: int,
-    num_micro: int,
-    num_workers: int,
-    pin_memory: bool,
-) -> Iterator[list[Batch]]:
-    """The micro-batches of each step of one epoch; `TrainBatches` does the same for many epochs."""
-    batches = TrainBatches(
-        split,
-        transforms,
-        plan,
-        rank=rank,
-        world_size=world_size,
-        num_micro=num_micro,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-    )
-    return batches.epoch(epoch, first_step)
-
-
 def evaluation_batches(
     split: LabelledImages,
     preprocessing: Preprocessing,

@@ -136,6 +136,11 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
     crew = _crew(machine, display, watch)
     data = load_data(config, Inspector(crew=crew, memory=_images_seen()))
     display.say(data.table())
+    if data.validation is None and config.early_stopping_epochs is not None:
+        raise ConfigError(
+            "--early_stopping_epochs needs a validation split, and this run has none. Give "
+            "--validation_fraction 0.15 or --validation_split, or leave the flag out."
+        )
     if machine.agree_any(watch.requested):
         raise Preempted
     model, origin = build_model(config, class_names=data.class_names)

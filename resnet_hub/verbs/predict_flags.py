@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from resnet_hub.verbs.data_flags import add_batches, add_data_set
+
 
 def add_arguments_predict(parser: argparse.ArgumentParser) -> None:
     """Arguments of `resnet-hub predict`."""
@@ -34,18 +36,9 @@ def add_arguments_predict(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="save pictures of where the model looks into a new folder",
     )
-    parser.add_argument(
-        "--batch_size", type=int, default=64, metavar="N", help="images computed at once (64)"
-    )
-    parser.add_argument(
-        "--num_workers", type=int, metavar="N", help="processes that read images; from the cores if not given"
-    )
-    parser.add_argument("--dataset_name", metavar="NAME", help="images of a data set, as in fine-tuning")
-    parser.add_argument("--dataset_config_name", metavar="NAME", help="configuration of the Hub data set")
-    parser.add_argument(
-        "--dataset_revision", metavar="NAME", help="branch, tag or commit of the Hub data set"
-    )
-    parser.add_argument("--split", help="split or slice of the data set, test[:100]; all of it if not given")
-    parser.add_argument(
-        "--image_column_name", metavar="NAME", help="column with the images; found by its type"
+    add_batches(parser)
+    add_data_set(
+        parser,
+        name_help="images of a data set, as in fine-tuning",
+        split_help="split or slice of the data set, test[:100]; all of it if not given",
     )

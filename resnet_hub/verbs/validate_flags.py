@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from resnet_hub.verbs.data_flags import add_batches, add_data_set
+
 
 def add_arguments_validate(parser: argparse.ArgumentParser) -> None:
     """Arguments of `resnet-hub validate`."""
@@ -10,20 +12,10 @@ def add_arguments_validate(parser: argparse.ArgumentParser) -> None:
         "model",
         help="a run's folder, a model folder, user/repo on the Hub, or a model with weights: my_resnet50",
     )
-    parser.add_argument(
-        "--dataset_name",
-        metavar="NAME",
-        help="as in fine-tuning; for a run's folder that run's data if left out",
-    )
-    parser.add_argument("--dataset_config_name", metavar="NAME", help="configuration of the Hub data set")
-    parser.add_argument(
-        "--dataset_revision", metavar="NAME", help="branch, tag or commit of the Hub data set"
-    )
-    parser.add_argument(
-        "--split", help="split or slice, validation[:50%%]; validation, else test, or a run's own if left out"
-    )
-    parser.add_argument(
-        "--image_column_name", metavar="NAME", help="column with the images; found by its type"
+    add_data_set(
+        parser,
+        name_help="as in fine-tuning; for a run's folder that run's data if left out",
+        split_help="split or slice, validation[:50%%]; validation, else test, or a run's own if left out",
     )
     parser.add_argument(
         "--label_column_name", metavar="NAME", help="column with the labels; found by its type"
@@ -53,12 +45,7 @@ def add_arguments_validate(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="flip: mean logits of an image and its mirror image",
     )
-    parser.add_argument(
-        "--batch_size", type=int, default=64, metavar="N", help="images computed at once (64)"
-    )
-    parser.add_argument(
-        "--num_workers", type=int, metavar="N", help="processes that read images; from the cores if not given"
-    )
+    add_batches(parser)
     parser.add_argument(
         "--output_dir",
         type=Path,

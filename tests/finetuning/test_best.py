@@ -206,6 +206,18 @@ def test_a_run_that_does_not_improve_stops_early_and_is_finished(tmp_path: Path)
     assert RunReport.load(folder / "report.json").train.epochs == best_epoch + 2 < 9
 
 
+def test_early_stopping_without_validation_is_refused_with_a_way_out(tmp_path: Path, capsys):
+    arguments = (*TINY, "--early_stopping_epochs", "2", "--validation_fraction", "0")
+    assert main([*arguments, "--output_dir", str(tmp_path / "run")]) == 2
+    assert "--validation_fraction 0.15" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_first_size_above_the_models_own_is_refused():
+    with pytest.raises(ConfigError, match="grow towards"):
+        completed(FinetuneConfig(dataset_name="x", first_image_size=320))
+
+
 def test_gradient_checkpointing_gives_the_same_weights(tmp_path: Path):
     weights = []
     for name, on in (("off", False), ("on", True)):
