@@ -241,9 +241,8 @@ def _make_room(folder: Path, ours: set[str], our_bytes: int, limit_bytes: float)
     for path in folder.glob(f"*{_SUFFIX}*"):
         with suppress(OSError):
             found = path.stat()
-            is_leftover = (
-                path.suffix != _SUFFIX and found.st_mtime < time.time() - 3600
-            )  # of a killed process
+            age = time.time() - found.st_mtime
+            is_leftover = path.suffix != _SUFFIX and age > _SECONDS_TO_WRITE  # of a killed process
             if is_leftover:
                 path.unlink()
             elif path.name not in ours:
