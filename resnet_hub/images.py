@@ -7,7 +7,7 @@ them. Nothing is decoded before its header has been read and found harmless.
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -53,6 +53,11 @@ _FORMATS = (
 )
 
 _JPEGS = ("JPEG", "MPO")  # an MPO begins with a whole JPEG, its first frame
+
+# Markers of a JPEG (ITU-T T.81, table B.1) up to its size: frames that simplejpeg decodes, and what may stand
+# before them in a file about which there is nothing to ask Pillow (tables, JFIF, comments, Adobe's colours).
+_JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
+_JPEG_PLAIN_SEGMENTS = (0xC4, 0xDB, 0xDD, 0xE0, 0xEE, 0xFE)
 
 # What brings an image with this EXIF orientation upright (Exif 2.32, section 4.6.4, tag 0x0112).
 _UPRIGHT = {
@@ -105,13 +110,25 @@ class EncodedImage:
     height: int
     orientation: int
     """EXIF orientation that decoding still has to undo; 1 is upright."""
-    file: Image.Image
     data: bytes
     """The encoded bytes; empty if it was opened from a PIL image."""
+    opened: Image.Image | None
+    """As Pillow opened it; None for a JPEG whose few header bytes said enough."""
+
+    @cached_property
+    def file(self) -> Image.Image:
+        """The image as Pillow opens it."""
+        return _open_file(self.data) if self.opened is None else self.opened
+
+    @property
+    def _is_rgb_jpeg(self) -> bool:
+        if self.opened is None:
+            return True
+        return self.opened.mode == "RGB" and self.opened.format in _JPEGS and bool(self.data)
 
     def pixels(self, mode: ColorMode = "RGB", *, at_least: tuple[int, int] | None = None) -> Pixels:
         """What `decode` gives, as uint8 (height, width, channels); of a usual JPEG it is faster."""
-        if mode == self.file.mode == "RGB" and self.file.format in _JPEGS and self.data:
+        if mode == "RGB" and self._is_rgb_jpeg:
             pixels = self._decode_jpeg(at_least)
             if pixels is not None:
                 return pixels
@@ -126,7 +143,9 @@ class EncodedImage:
         if at_least is not None:  # the same choice as Pillow's draft mode
             times = min(self.width // at_least[0], self.height // at_least[1])
             reduction = next(factor for factor in (8, 4, 2, 1) if times >= factor or factor == 1)
-        width, height = self.file.size
+        width, height = self.width, self.height
+        if self.orientation >= _FIRST_SIDEWAYS:
+            width, height = height, width
         try:
             pixels: Pixels = decode_jpeg(
                 self.data, "RGB", min_height=-(-height // reduction), min_width=-(-width // reduction)
@@ -165,18 +184,21 @@ def read_header(source: ImageSource) -> EncodedImage:
         source: Encoded bytes, a path, a PIL image, or a row of `datasets`: a mapping with `bytes` or `path`.
     """
     data = b"" if isinstance(source, Image.Image) else _encoded_bytes(source)
-    file = source if isinstance(source, Image.Image) else _open_file(data)
-    width, height = file.size
+    size, opened = _plain_jpeg_size(data), None
+    if size is None:
+        opened = source if isinstance(source, Image.Image) else _open_file(data)
+        size = opened.size
+    width, height = size
     if min(width, height) < 1:
         raise BadImageError(f"has no pixels: {width}x{height}")
     if width * height > MAX_PIXELS:
         raise BadImageError(f"too large: {width}x{height} pixels, the limit is {MAX_PIXELS:,}")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise BadImageError(f"too thin: {width}x{height}, the limit is {MAX_ASPECT}:1")
-    orientation = _orientation(file)
+    orientation = 1 if opened is None else _orientation(opened)
     if orientation >= _FIRST_SIDEWAYS:
         width, height = height, width
-    return EncodedImage(width=width, height=height, orientation=orientation, file=file, data=data)
+    return EncodedImage(width=width, height=height, orientation=orientation, data=data, opened=opened)
 
 
 def open_image(
@@ -206,6 +228,26 @@ def color_mode(num_channels: int) -> ColorMode:
             "Create the model with in_chans=3 or in_chans=1."
         )
     return modes[num_channels]
+
+
+def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of an upright colour JPEG of 8 bits; None for all else, which is Pillow's business.
+
+    Opening such a file with Pillow takes a sixth of the time of decoding it at 500x375.
+    """
+    if decode_jpeg is None or data[:3] != b"\xff\xd8\xff":
+        return None
+    place = 2
+    while len(data) > place + 9 and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker in _JPEG_FRAMES:
+            has_three_channels = data[place + 4] == 8 and data[place + 9] == 3
+            height, width = data[place + 5 : place + 7], data[place + 7 : place + 9]
+            return (int.from_bytes(width), int.from_bytes(height)) if has_three_channels else None
+        if marker not in _JPEG_PLAIN_SEGMENTS:
+            return None
+        place += 2 + int.from_bytes(data[place + 2 : place + 4])
+    return None
 
 
 def _open_file(data: bytes) -> Image.Image:

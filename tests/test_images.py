@@ -258,6 +258,35 @@ def test_the_fast_decoder_gives_the_pixels_of_pillow_for_every_kind_of_jpeg(opti
         assert np.array_equal(read_header(stored).pixels(at_least=at_least), expected)
 
 
+@pytest.mark.parametrize(
+    ("options", "is_plain"),
+    [
+        ({}, True),
+        ({"subsampling": 2, "progressive": True}, True),
+        ({"optimize": True, "restart_marker_blocks": 3, "comment": b"a comment"}, True),
+        ({"keep_rgb": True}, True),
+        ({"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"}, False),
+        ({"icc_profile": b"a profile"}, False),
+    ],
+    ids=str,
+)
+def test_the_header_of_a_plain_jpeg_is_read_without_pillow_and_says_the_same(options: dict, is_plain: bool):
+    stored = file_of(noise(129, 65), "JPEG", **options)
+    found = read_header(stored)
+    assert (found.opened is None) is is_plain
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(stored)))
+    assert (found.width, found.height) == upright.size
+    assert found.file.format == "JPEG"
+    for length in range(2, min(700, len(stored)), 7):  # cut anywhere in the header: Pillow has the say
+        with pytest.raises(BadImageError):
+            read_header(stored[:length]).pixels()
+
+
+def test_grey_and_four_channel_jpegs_are_pillows_business():
+    for mode in ("L", "CMYK"):
+        assert read_header(file_of(gradient().convert(mode), "JPEG")).opened is not None
+
+
 @pytest.mark.parametrize("decoder", [images.decode_jpeg, None], ids=["fast", "Pillow"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_pixels_are_those_of_the_decoded_image_whatever_it_is(

@@ -66,3 +66,10 @@ def test_normalising_keeps_the_memory_format_and_gives_the_asked_type():
     normalised = preprocessing.normalize(images, dtype=torch.bfloat16)
     assert normalised.dtype == torch.bfloat16
     assert normalised.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_normalising_gives_the_same_bits_in_both_memory_formats():
+    preprocessing = Preprocessing.of_model(timm.create_model("my_resnet18"))
+    images = torch.randint(256, (3, 3, 9, 7), dtype=torch.uint8)
+    last = preprocessing.normalize(images.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(last, preprocessing.normalize(images))

@@ -90,14 +90,20 @@ class ImageColumn:
             raise BadImageError("is missing: None")
         if value["bytes"] is not None:
             return value["bytes"]
-        path = Path(value["path"])
-        real = path.resolve() if path.is_symlink() else _real_folder(path.parent) / path.name
-        if not any(real.is_relative_to(folder) for folder in self.folders):
-            raise BadImageError(f"is not in the data set but names another place: {value['path']}")
+        path: str = value["path"]
+        if not self._is_ours(path):
+            raise BadImageError(f"is not in the data set but names another place: {path}")
         try:
-            return path.read_bytes()
-        except OSError as error:
-            raise BadImageError(f"cannot be read: {error.strerror or error}") from error
+            with open(path, "rb") as file:  # noqa: PTH123  a Path costs as much as reading a small file
+                return file.read()
+        except (OSError, ValueError) as error:
+            raise BadImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+    def _is_ours(self, path: str) -> bool:
+        """Whether the path, with all links followed, is in one of the folders of the data set."""
+        if os.path.islink(path):  # noqa: PTH114  the same
+            return any(Path(path).resolve().is_relative_to(folder) for folder in self.folders)
+        return _is_within(os.path.dirname(path), self.folders)  # noqa: PTH120  the same
 
 
 def _file_stamp(path: str) -> str | None:
@@ -112,5 +118,5 @@ def _file_stamp(path: str) -> str | None:
 
 
 @lru_cache(maxsize=4096)  # resolving walks the whole path, for every image of a folder again
-def _real_folder(folder: Path) -> Path:
-    return folder.resolve()
+def _is_within(name: str, folders: tuple[Path, ...]) -> bool:
+    return any(Path(name).resolve().is_relative_to(folder) for folder in folders)

@@ -155,9 +155,9 @@ class _EvaluationImages(Dataset[Batch]):
 
 
 def _batch(split: LabelledImages, images: list[Tensor], indices: Indices) -> Batch:
-    return Batch(
-        torch.stack(images), torch.from_numpy(split.labels[indices]), torch.from_numpy(indices.copy())
-    )
+    # Stacked with the channels last, as decoders leave them and as the network takes them: nothing is moved.
+    pixels = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    return Batch(pixels, torch.from_numpy(split.labels[indices]), torch.from_numpy(indices.copy()))
 
 
 def _make_loader(
