@@ -18,6 +18,8 @@ from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.state import Training, save
 from resnet_hub.finetuning.stopwatch import EVALUATION
 
+_MOST_KEPT_BYTES = 1_000_000_000  # of validation images in memory, per process; 6,600 images of 224 px
+
 
 def evaluate(
     run: Run, training: Training, split: Split, network: nn.Module, *, full_precision: bool = False
@@ -97,7 +99,7 @@ def _compute(
     """What `compute` makes of each image of a split as evaluation sees it, (images, outputs), on the CPU."""
     return compute_split(
         compute,
-        validation_batches(run, split, num_workers=run.num_workers),
+        _batches(run, training, split),
         num_outputs=num_outputs,
         num_images=len(split),
         batch_size=_batch_size(run),
@@ -106,6 +108,25 @@ def _compute(
         between_batches=lambda: run.stop_if_asked(lambda: save(run, training, must=True)),
         full_precision=full_precision,
     )
+
+
+def _batches(run: Run, training: Training, split: Split) -> Iterator[Batch]:
+    """This process's share of a split; validation images are decoded once and then kept, if they fit.
+
+    They are the same at each epoch. At 12 megapixels decoding one takes as long as training on several.
+    """
+    size, channels = run.preprocessing.image_size, run.preprocessing.num_channels
+    share = -(-len(split) // run.machine.world_size)
+    fits = share * channels * size[0] * size[1] <= _MOST_KEPT_BYTES
+    if split is run.data.validation and training.validation_batches:
+        yield from training.validation_batches
+        return
+    seen = []
+    for batch in validation_batches(run, split, num_workers=run.num_workers):
+        if split is run.data.validation and fits:
+            seen.append(batch)
+        yield batch
+    training.validation_batches = training.validation_batches or seen
 
 
 def _batch_size(run: Run) -> int:

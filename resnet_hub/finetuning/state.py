@@ -19,7 +19,7 @@ from resnet_hub.finetuning.checkpoint import (
     write_checkpoint,
 )
 from resnet_hub.finetuning.config import plain_values
-from resnet_hub.finetuning.loader import TrainBatches
+from resnet_hub.finetuning.loader import Batch, TrainBatches
 from resnet_hub.finetuning.loop import Progress, Trainer, make_loss_function
 from resnet_hub.finetuning.optim import Schedule, make_optimizer
 from resnet_hub.finetuning.preparation import Run
@@ -44,6 +44,8 @@ class Training:
     """Weights of the best validated epoch, on the CPU."""
     batches: TrainBatches
     tracking: Tracking
+    validation_batches: list[Batch] = field(default_factory=list)
+    """This process's validation images once they have been decoded, if they fit into memory."""
     resumed_from_step: int | None = None
     last_saved: float = field(default_factory=time.monotonic)
 
