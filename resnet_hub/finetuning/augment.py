@@ -5,16 +5,24 @@ worker, on any process and after a resume.
 """
 
 import math
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from timm.data.auto_augment import (
+    augment_and_mix_transform,
+    auto_augment_transform,
+    rand_augment_transform,
+)
 from torch import Tensor, nn
 from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as F
 
+from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.hyperrule import SMALL_IMAGE, image_sizes
 from resnet_hub.finetuning.keys import random_key
@@ -73,6 +81,10 @@ def build_train_transform(config: FinetuneConfig, preprocessing: Preprocessing) 
     changes: list[nn.Module] = []
     if name in _COLORS:
         changes.append(_COLORS[name](mean_color))
+    if config.auto_augment:
+        changes.append(AutoAugment(config.auto_augment, preprocessing))
+    if config.color_jitter:
+        changes.append(v2.ColorJitter(*(config.color_jitter,) * 3))
     if config.random_erasing:
         changes.append(v2.RandomErasing(p=config.random_erasing, value=mean_color))
     return TrainingTransform(
@@ -203,6 +215,57 @@ _COLORS: dict[str, Callable[[Any], nn.Module]] = {
     "randaugment": lambda fill: v2.RandAugment(num_ops=2, magnitude=9, fill=fill),
     "trivialaugment": lambda fill: v2.TrivialAugmentWide(fill=fill),
     "3-augment": _three_augment,
+}
+
+
+class AutoAugment(nn.Module):
+    """timm's automatic augmentation by its configuration string, drawn from torch's generator.
+
+    RandAugment (`rand-m9-mstd0.5-inc1`), AugMix (`augmix-m3-w3`) and the learnt policies (`original`, `v0`):
+    see `timm.data.auto_augment`. It draws from Python's and NumPy's generators; they are seeded from torch's.
+    """
+
+    def __init__(self, name: str, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        hints = {  # those of timm's create_transform
+            "translate_const": int(0.45 * min(preprocessing.image_size)),
+            "img_mean": tuple(min(255, round(255 * mean)) for mean in preprocessing.mean),
+        }
+        self._change = parse_auto_augment(name, hints)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The changed image, uint8 (channels, height, width)."""
+        seed = int(torch.randint(2**31, ()))
+        before = random.getstate(), np.random.get_state()  # noqa: NPY002  what timm draws from
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            return F.pil_to_tensor(self._change(F.to_pil_image(image)))
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
+
+
+def parse_auto_augment(name: str, hints: dict[str, Any] | None = None) -> Any:
+    """The transform of PIL images that timm makes of a configuration string; ConfigError for a wrong one."""
+    make = next((make for start, make in _AUTO_AUGMENTS.items() if name.startswith(start)), None)
+    try:
+        if make is None:
+            raise ValueError(f"it begins with none of {', '.join(_AUTO_AUGMENTS)}")
+        return make(name, hints or {})
+    except (AssertionError, ValueError, KeyError, IndexError) as error:
+        raise ConfigError(
+            f"--auto_augment {name} is not known to timm ({error or type(error).__name__}). Examples: "
+            "rand-m7-mstd0.5-inc1, augmix-m3-w3, original."
+        ) from error
+
+
+_AUTO_AUGMENTS: dict[str, Callable[[str, Any], Any]] = {
+    "rand": rand_augment_transform,
+    "augmix": augment_and_mix_transform,
+    "original": auto_augment_transform,
+    "v0": auto_augment_transform,
+    "3a": auto_augment_transform,
 }
 
 

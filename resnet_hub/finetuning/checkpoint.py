@@ -122,22 +122,35 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as flat names: `<number of the parameter>.<name>`."""
-    return {
+    """The optimizer's state as flat names: `<number of the parameter>.<name>`, and `group<number>.step`.
+
+    LAMB counts its steps in its groups; the rest of a group follows from the configuration.
+    """
+    state = {
         f"{number}.{name}": torch.as_tensor(value)
         for number, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }
+    steps = {
+        f"group{number}.step": torch.as_tensor(group["step"])
+        for number, group in enumerate(optimizer.param_groups)
+        if "step" in group
+    }
+    return state | steps
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave, into an optimizer made by the same configuration."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
+    groups = optimizer.state_dict()["param_groups"]
     for flat_name, tensor in tensors.items():
         number, name = flat_name.split(".", 1)
-        state.setdefault(int(number), {})[name] = _laid_out_like(tensor, parameters[int(number)])
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        if number.startswith("group"):
+            groups[int(number.removeprefix("group"))][name] = tensor
+        else:
+            state.setdefault(int(number), {})[name] = _laid_out_like(tensor, parameters[int(number)])
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _laid_out_like(tensor: Tensor, parameter: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ Precedence: the defaults here < `--config FILE` < flags. What is None here is de
 and the data set (`hyperrule.py`), printed, and recorded in the run's `config.yaml`.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -17,6 +19,8 @@ Precision = Literal["auto", "no", "bf16", "fp16"]
 Augmentation = Literal["none", "crop", "light", "randaugment", "trivialaugment", "3-augment"]
 SyncBatchNorm = Literal["auto", "yes", "no"]
 ClassWeights = Literal["none", "balanced"]
+Loss = Literal["cross_entropy", "binary_cross_entropy"]
+Optimizer = Literal["adamw", "sgd", "momentum", "lamb"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +70,16 @@ class FinetuneConfig:
     # Images on their way into the network
     image_size: int | None = None
     """Height and width in pixels for training and evaluation; the pretrained model's own if not given."""
+    train_image_size: int | None = None
+    """Size of training images if not --image_size; smaller ones train faster (Touvron et al. 2019)."""
+    crop_pct: float | None = None
+    """Share of the resized short side that evaluation's crop keeps; the model's own if not given."""
     augmentation: Augmentation | None = None
     """Training augmentation; chosen from the image size if not given."""
+    auto_augment: str | None = None
+    """Automatic augmentation by timm, in its words: rand-m7-mstd0.5-inc1, augmix-m3-w3, original, ..."""
+    color_jitter: float = 0.0
+    """Change brightness, contrast and saturation by up to this share."""
     horizontal_flip: float = 0.5
     """Probability of mirroring a training image; 0 for digits, text, and everything with a handedness."""
     random_erasing: float = 0.0
@@ -76,6 +88,8 @@ class FinetuneConfig:
     """Alpha of mixup (Zhang et al. 2018); 0 is off."""
     cutmix: float = 0.0
     """Alpha of CutMix (Yun et al. 2019); 0 is off."""
+    repeated_augmentation: int = 1
+    """Copies of an image in a step, each augmented anew (Berman et al. 2019); an epoch has as many steps."""
 
     # Training
     fit_fc_first: bool | None = None
@@ -86,18 +100,26 @@ class FinetuneConfig:
     """End after this many optimizer steps, with the schedule fitted to it."""
     max_minutes: float | None = None
     """End within this time, with the schedule fitted to it."""
+    images_per_step: int | None = None
+    """Images per optimizer step, over all processes; from the size of the data set if not given."""
     per_device_train_batch_size: int | None = None
-    """Images per process and micro-batch."""
+    """Images per process and micro-batch; with --images_per_step as many micro-batches as that takes."""
     per_device_eval_batch_size: int | None = None
     """Images per process in evaluation."""
     gradient_accumulation_steps: int = 1
     """Micro-batches per optimizer step."""
+    optimizer: Optimizer = "adamw"
+    """adamw, sgd (with Nesterov's momentum of 0.9), momentum (without Nesterov), or lamb."""
     learning_rate: float | None = None
     """Peak learning rate; from the batch size and on whether weights are pretrained if not given."""
     weight_decay: float | None = None
     """Weight decay of convolution and fc weights; norms and biases have none."""
     warmup_steps: int | None = None
     """Steps over which the rate rises linearly; a twentieth of the run if not given."""
+    loss: Loss = "cross_entropy"
+    """Of classes that exclude each other; images with several labels always have the binary one."""
+    bce_target_threshold: float | None = None
+    """With binary cross-entropy, targets above this are 1 and others 0, after smoothing and mixing."""
     label_smoothing: float | None = None
     """Share of the target spread over all classes (Szegedy et al. 2016); 0.1 if not given."""
     max_grad_norm: float | None = None
@@ -106,6 +128,8 @@ class FinetuneConfig:
     """Rate of each block as a fraction of the rate of the block above it; 1 for the same rate everywhere."""
     class_weights: ClassWeights = "none"
     """balanced: rare classes weigh as much in the loss as frequent ones."""
+    drop_path_rate: float = 0.0
+    """Stochastic depth (Huang et al. 2016): probability that the last block is left out; 0 for the first."""
     ema: bool = False
     """Validate and export an exponential moving average of the weights in place of the last ones."""
     ema_decay: float | None = None
@@ -182,9 +206,12 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
             "max_train_steps",
             "per_device_train_batch_size",
             "per_device_eval_batch_size",
+            "images_per_step",
             "gradient_accumulation_steps",
             "image_size",
             "first_image_size",
+            "train_image_size",
+            "repeated_augmentation",
             "early_stopping_epochs",
         ),
         lambda value: value >= 1,
@@ -205,6 +232,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
             "reestimate_batchnorm",
             "mixup",
             "cutmix",
+            "color_jitter",
         ),
         lambda value: value >= 0,
         "0 or more",
@@ -214,9 +242,56 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
         lambda value: 0 <= value < 1,
         "at least 0 and below 1",
     ),
-    (("ema_decay",), lambda value: 0 <= value < 1, "at least 0 and below 1"),
-    (("layer_decay",), lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    (
+        ("ema_decay", "drop_path_rate", "bce_target_threshold"),
+        lambda value: 0 <= value < 1,
+        "at least 0 and below 1",
+    ),
+    (("layer_decay", "crop_pct"), lambda value: 0 < value <= 1, "above 0 and at most 1"),
     (("horizontal_flip", "random_erasing"), lambda value: 0 <= value <= 1, "between 0 and 1"),
+)
+
+
+# (whether the options contradict each other, what to say; with the options' values in braces)
+_CONTRADICTIONS: tuple[tuple[Callable[[FinetuneConfig], Any], str], ...] = (
+    (
+        lambda c: c.dataset_name and c.train_dir,
+        "Use either --dataset_name {dataset_name} or --train_dir {train_dir}, not both.",
+    ),
+    (
+        lambda c: not c.train_dir and (c.validation_dir or c.test_dir),
+        "--validation_dir and --test_dir go with --train_dir, which is not given.",
+    ),
+    (
+        lambda c: c.fit_fc_first and not c.pretrained,
+        "Fitting fc first (--fit_fc_first, --recipe quick) needs features of pretrained weights, and "
+        "--no-pretrained starts from random ones. Leave out one of the two.",
+    ),
+    (
+        lambda c: c.num_train_epochs == 0 and c.max_train_steps,
+        "--num_train_epochs 0 (--recipe quick) has no steps, and --max_train_steps asks for some.",
+    ),
+    (
+        lambda c: c.num_train_epochs == 0 and (c.fit_fc_first is False or not c.pretrained),
+        "--num_train_epochs 0 without --fit_fc_first leaves nothing to be trained.",
+    ),
+    (
+        lambda c: (c.first_image_size or 0) > (c.train_image_size or c.image_size or math.inf),
+        "--first_image_size {first_image_size} is above the size of training images, --train_image_size "
+        "{train_image_size} or else --image_size {image_size}: images grow towards it.",
+    ),
+    (
+        lambda c: c.optimizer != "adamw" and None in (c.learning_rate, c.weight_decay),
+        "--optimizer {optimizer} needs --learning_rate and --weight_decay; for adamw there is a rule.",
+    ),
+    (
+        lambda c: c.bce_target_threshold is not None and c.loss != "binary_cross_entropy",
+        "--bce_target_threshold goes with --loss binary_cross_entropy, which is not given.",
+    ),
+    (
+        lambda c: c.auto_augment and c.augmentation not in (None, "crop", "light"),
+        "--auto_augment {auto_augment} goes with --augmentation crop or light, not with {augmentation}.",
+    ),
 )
 
 
@@ -227,28 +302,9 @@ def check_values(config: FinetuneConfig) -> None:
             value = getattr(config, name)
             if value is not None and not is_valid(value):
                 raise ConfigError(f"--{name} is {value}; it has to be {wanted}.")
-    if config.dataset_name and config.train_dir:
-        raise ConfigError(
-            f"Use either --dataset_name {config.dataset_name} or --train_dir {config.train_dir}, not both."
-        )
-    if config.fit_fc_first and not config.pretrained:
-        raise ConfigError(
-            "Fitting fc first (--fit_fc_first, --recipe quick) needs features of pretrained weights, and "
-            "--no-pretrained starts from random ones. Leave out one of the two."
-        )
-    if config.num_train_epochs == 0 and config.max_train_steps:
-        raise ConfigError(
-            "--num_train_epochs 0 (--recipe quick) has no steps, and --max_train_steps asks for some."
-        )
-    if config.num_train_epochs == 0 and (config.fit_fc_first is False or not config.pretrained):
-        raise ConfigError("--num_train_epochs 0 without --fit_fc_first leaves nothing to be trained.")
-    if config.first_image_size and config.image_size and config.first_image_size > config.image_size:
-        raise ConfigError(
-            f"--first_image_size {config.first_image_size} is above --image_size {config.image_size}: images "
-            f"grow towards the latter."
-        )
-    if not config.train_dir and (config.validation_dir or config.test_dir):
-        raise ConfigError("--validation_dir and --test_dir go with --train_dir, which is not given.")
+    for is_wrong, message in _CONTRADICTIONS:
+        if is_wrong(config):
+            raise ConfigError(message.format_map(vars(config)))
 
 
 def load_config(path: Path) -> dict[str, Any]:

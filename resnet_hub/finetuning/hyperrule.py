@@ -31,7 +31,7 @@ _BATCHNORM_IMAGES = 2048  # enough for the mean and variance of a channel to a f
 
 def image_sizes(config: FinetuneConfig) -> list[int]:
     """Height and width in pixels of the training images of each epoch of a completed configuration."""
-    first, last, epochs = config.first_image_size, config.image_size, config.num_train_epochs
+    first, last, epochs = config.first_image_size, config.train_image_size, config.num_train_epochs
     assert first is not None
     assert last is not None
     assert epochs is not None
@@ -56,14 +56,13 @@ def complete(
     """
     if multi_label and config.label_smoothing:
         raise ConfigError("--label_smoothing is for classes that exclude each other; these labels do not.")
-    if multi_label and config.class_weights != "none":
-        raise ConfigError("--class_weights is for classes that exclude each other; these labels do not.")
+    if multi_label and config.loss == "binary_cross_entropy":
+        raise ConfigError("--loss is for classes that exclude each other; these labels do not.")
     image_size = config.image_size or model_image_size
-    per_step = next(size for limit, size in _BATCH_SIZES if num_train <= limit)
-    shares = world_size * config.gradient_accumulation_steps
-    batch_size = config.per_device_train_batch_size or max(1, min(per_step, num_train) // shares)
+    train_size = config.train_image_size or image_size
+    batches = _batches(config, num_train=num_train, world_size=world_size)
     epochs = _epochs(config, num_train) if config.num_train_epochs is None else config.num_train_epochs
-    steps_per_epoch = math.ceil(num_train / (batch_size * shares))
+    steps_per_epoch = math.ceil(num_train / batches["images_per_step"])
     if config.max_train_steps:
         epochs = math.ceil(config.max_train_steps / steps_per_epoch)
     total_steps = config.max_train_steps or epochs * steps_per_epoch
@@ -74,23 +73,41 @@ def complete(
         "fit_fc_first": config.pretrained and num_train <= _MOST_FEATURES,
         "label_smoothing": 0.0 if multi_label else 0.1,
         "image_size": image_size,
+        "train_image_size": train_size,
         "augmentation": "crop" if image_size <= SMALL_IMAGE else "light",
-        "per_device_train_batch_size": batch_size,
-        "per_device_eval_batch_size": 2 * batch_size,
+        "per_device_eval_batch_size": 2 * batches["per_device_train_batch_size"],
         "num_train_epochs": epochs,
-        "learning_rate": rate_at_64 * math.sqrt(batch_size * shares / 64),
+        "learning_rate": rate_at_64 * math.sqrt(batches["images_per_step"] / 64),
         "weight_decay": 0.05,
         "warmup_steps": total_steps // 20,
         "layer_decay": 1.0,
         # An average over the last twentieth of the run, and over ten steps at least.
         "ema_decay": 1 - 1 / max(10, total_steps / 20) if config.ema else 0.0,
         "first_image_size": (
-            _round_size(_FIRST_SIZE * image_size, image_size) if config.low_resolution_first else image_size
+            _round_size(_FIRST_SIZE * train_size, train_size) if config.low_resolution_first else train_size
         ),
         "reestimate_batchnorm": min(num_train, _BATCHNORM_IMAGES) if is_averaged else 0,
     }
     still_open = {name: value for name, value in decided.items() if getattr(config, name) is None}
-    return with_options(config, **still_open | {"num_train_epochs": epochs})
+    return with_options(config, **still_open | batches | {"num_train_epochs": epochs})
+
+
+def _batches(config: FinetuneConfig, *, num_train: int, world_size: int) -> dict[str, int]:
+    """How the images of a step are shared out to processes and micro-batches."""
+    micro = config.gradient_accumulation_steps
+    batch_size, per_step = config.per_device_train_batch_size, config.images_per_step
+    if per_step is None and batch_size is not None:
+        per_step = batch_size * world_size * micro
+    if per_step is None:
+        wanted = next(size for limit, size in _BATCH_SIZES if num_train <= limit)
+        per_step = max(1, min(wanted, num_train) // (world_size * micro)) * world_size * micro
+    if batch_size is None:
+        batch_size = math.ceil(per_step / (world_size * micro))
+    return {
+        "images_per_step": per_step,
+        "per_device_train_batch_size": batch_size,
+        "gradient_accumulation_steps": max(micro, math.ceil(per_step / (batch_size * world_size))),
+    }
 
 
 def _epochs(config: FinetuneConfig, num_train: int) -> int:

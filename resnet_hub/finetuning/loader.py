@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -43,6 +43,27 @@ class LabelledImages(Protocol):
     def encoded(self, indices: Indices) -> Iterator[DecodableImage]:
         """The images at these positions, one after the other, their headers read."""
         ...
+
+
+@dataclass(frozen=True)
+class CopiedImages:
+    """The same images several times over: copy c of image i has the index i + c * (number of images)."""
+
+    images: LabelledImages
+    copies: int
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Those of the images, once for each copy."""
+        return self._labels
+
+    @cached_property
+    def _labels(self) -> np.ndarray:
+        return np.concatenate([self.images.labels] * self.copies)
+
+    def encoded(self, indices: Indices) -> Iterator[DecodableImage]:
+        """The images that these are copies of."""
+        return self.images.encoded(indices % len(self.images.labels))
 
 
 class TrainBatches:

@@ -8,18 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_hub.errors import RunError
 from resnet_hub.finetuning.keys import random_key
 from resnet_hub.finetuning.loader import Batch
+from resnet_hub.finetuning.losses import LossFunction
 from resnet_hub.finetuning.machine import Machine
 from resnet_hub.finetuning.optim import Schedule, set_rate
 from resnet_hub.finetuning.stopwatch import BACKWARD, DATA, FORWARD, OPTIMIZER, Stopwatch
 from resnet_hub.preprocessing import Preprocessing
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
 Mixer = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
@@ -176,19 +175,6 @@ def compute_split(
     order = torch.argsort(places)
     assert torch.equal(places[order], torch.arange(num_images)), "an image was evaluated twice or not at all"
     return _gather_uneven(torch.cat(outputs), machine)[order]
-
-
-def make_loss_function(
-    *, multi_label: bool, label_smoothing: float, class_weights: Tensor | None = None
-) -> LossFunction:
-    """Cross-entropy summed over the images; for multi-label data the mean of the binary ones."""
-    if multi_label:
-        return lambda logits, targets: (
-            F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1).sum()
-        )
-    return lambda logits, targets: F.cross_entropy(
-        logits, targets, weight=class_weights, label_smoothing=label_smoothing, reduction="sum"
-    )
 
 
 def _to_device(trainer: Trainer, batch: Batch, *, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,8 @@ def check_model_name(config: FinetuneConfig) -> None:
     if _is_source(name):
         if not config.pretrained:
             raise ConfigError(f"--no-pretrained needs the name of a model, and {name} is a trained model.")
+        if config.drop_path_rate:
+            raise ConfigError(f"--drop_path_rate needs the name of a model, and {name} is a trained model.")
         return
     architecture, _, tag = name.partition(".")
     if is_model(architecture) and not is_model_in_modules(architecture, ["my_resnet", "resnet"]):
@@ -77,14 +79,21 @@ def build_model(config: FinetuneConfig, *, class_names: tuple[str, ...]) -> tupl
         # timm's own models too: quick to fail, and the file is compared with the sum that the Hub declares.
         file = ensure_pretrained_weights(name) if config.pretrained else None
         overlay = None if file is None else {"file": str(file)}
-        model = timm.create_model(name, pretrained=config.pretrained, pretrained_cfg_overlay=overlay)
+        model = timm.create_model(
+            name,
+            pretrained=config.pretrained,
+            pretrained_cfg_overlay=overlay,
+            drop_path_rate=config.drop_path_rate,
+        )
         origin = _origin_of(model, pretrained=config.pretrained)
     torch.manual_seed(config.seed)
     model.reset_classifier(len(class_names))  # pyright: ignore[reportCallIssue]
     return model, origin
 
 
-def describe_preprocessing(model: nn.Module, *, image_size: int, class_names: tuple[str, ...]) -> None:
+def describe_preprocessing(
+    model: nn.Module, *, image_size: int, crop_pct: float | None, class_names: tuple[str, ...]
+) -> None:
     """Write into the model's `pretrained_cfg` how it is trained here, so that the export says it."""
     cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
     channels = cfg["input_size"][0]
@@ -96,6 +105,8 @@ def describe_preprocessing(model: nn.Module, *, image_size: int, class_names: tu
         label_names=list(class_names),
         label_descriptions=None,
     )
+    if crop_pct is not None:
+        cfg["crop_pct"] = crop_pct
 
 
 def _is_source(name: str) -> bool:

@@ -2,10 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
+
+from resnet_hub.finetuning.config import Optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,21 +33,29 @@ class Schedule:
         return self.peak_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, cooled)))
 
 
+# timm's name for each, and whether torch has a version that walks all parameters in one call.
+_OPTIMIZERS: dict[Optimizer, dict[str, Any]] = {
+    "adamw": {"opt": "adamw", "fused": True},
+    "sgd": {"opt": "sgd", "momentum": 0.9, "fused": True},
+    "momentum": {"opt": "momentum", "momentum": 0.9, "fused": True},
+    "lamb": {"opt": "lamb"},
+}
+
+
 def make_optimizer(
-    model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0
+    model: nn.Module, name: Optimizer = "adamw", *, weight_decay: float, layer_decay: float = 1.0
 ) -> torch.optim.Optimizer:
-    """AdamW with weight decay on convolution and fc weights only, none on norms and biases.
+    """The optimizer with weight decay on convolution and fc weights only, none on norms and biases.
 
     The rate is set before every step (`set_rate`). With `layer_decay` below 1 each block learns at that
     fraction of the rate of the block above it (Clark et al. 2020, arXiv:2003.10555, section 3.2).
     """
     return create_optimizer_v2(
         model,
-        opt="adamw",
         lr=0.0,
         weight_decay=weight_decay,
         layer_decay=None if layer_decay == 1 else layer_decay,
-        fused=True,
+        **_OPTIMIZERS[name],
     )
 
 

@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
 from resnet_hub.errors import ConfigError, UserError
-from resnet_hub.finetuning.augment import short_side_to_keep
+from resnet_hub.finetuning.augment import parse_auto_augment, short_side_to_keep
 from resnet_hub.finetuning.config import FinetuneConfig, with_options
 from resnet_hub.finetuning.crew import Crew
 from resnet_hub.finetuning.data import ImageData, load_data
@@ -129,6 +129,8 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
     folder.check_usable(config)
     check_model_name(config)
     check_trackers(config.report_to)
+    if config.auto_augment:
+        parse_auto_augment(config.auto_augment)
     _check_image_cache(config)
     _check_publishing(config)
     machine = start_machine(config)
@@ -152,7 +154,9 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
         world_size=machine.world_size,
     )
     assert config.image_size is not None
-    describe_preprocessing(model, image_size=config.image_size, class_names=data.class_names)
+    describe_preprocessing(
+        model, image_size=config.image_size, crop_pct=config.crop_pct, class_names=data.class_names
+    )
     plan = _plan(config, machine, num_train=len(data.train))
     run = Run(
         config=config,
@@ -238,14 +242,14 @@ def _default_output_dir(config: FinetuneConfig) -> Path:
 
 
 def _plan(config: FinetuneConfig, machine: Machine, *, num_train: int) -> EpochPlan:
-    assert config.per_device_train_batch_size is not None
-    num_micro = config.gradient_accumulation_steps
+    assert config.images_per_step is not None
     plan = EpochPlan(
         num_images=num_train,
-        global_batch_size=config.per_device_train_batch_size * machine.world_size * num_micro,
+        global_batch_size=config.images_per_step,
         seed=config.seed,
+        copies=config.repeated_augmentation,
     )
-    plan.check_parts(machine.world_size, num_micro)
+    plan.check_parts(machine.world_size, config.gradient_accumulation_steps)
     return plan
 
 
@@ -277,7 +281,7 @@ def _repo_id(config: FinetuneConfig) -> str:
 def _check_fits(run: Run) -> None:
     """Raise UserError if the model cannot compute images of the chosen size."""
     logits = torch.empty(0)
-    for flag in ("first_image_size", "image_size"):
+    for flag in ("first_image_size", "train_image_size", "image_size"):
         size = getattr(run.config, flag)
         try:
             logits = run.model.eval()(torch.zeros(1, run.preprocessing.num_channels, size, size))
@@ -325,7 +329,14 @@ def _extras(config: FinetuneConfig) -> list[str]:
         f"layer decay {config.layer_decay}": config.layer_decay != 1,
         f"weights averaged with decay {config.ema_decay:.4g}": config.ema_decay,
         f"BatchNorm from {config.reestimate_batchnorm} images": config.reestimate_batchnorm,
-        f"images from {config.first_image_size} px on": config.first_image_size != config.image_size,
+        f"images of {config.train_image_size} px": config.train_image_size != config.image_size,
+        f"images from {config.first_image_size} px on": config.first_image_size != config.train_image_size,
+        f"{config.loss.replace('_', ' ')}": config.loss != "cross_entropy",
+        f"{config.optimizer}": config.optimizer != "adamw",
+        f"{config.auto_augment}": config.auto_augment,
+        f"color jitter {config.color_jitter}": config.color_jitter,
+        f"{config.repeated_augmentation} copies of an image in a step": config.repeated_augmentation > 1,
+        f"drop path {config.drop_path_rate}": config.drop_path_rate,
         f"class weights {config.class_weights}": config.class_weights != "none",
         f"mixup {config.mixup}": config.mixup,
         f"CutMix {config.cutmix}": config.cutmix,

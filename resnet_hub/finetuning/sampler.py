@@ -18,6 +18,9 @@ Indices = NDArray[np.int64]
 class EpochPlan:
     """How an epoch is cut into global batches of nearly equal size, each image in exactly one of them.
 
+    With several `copies`, copy c of image i has the index i + c * num_images, and an epoch has the copies of
+    the first of its images, as many indices as there are images.
+
     There are ceil(num_images / global_batch_size) batches and their sizes differ by at most one: no image is
     dropped or repeated, and no small remainder gets the weight of a whole step.
     """
@@ -27,6 +30,8 @@ class EpochPlan:
     """Images per optimizer step: per_device_batch * processes * micro-batches."""
     seed: int
     shuffle: bool = True
+    copies: int = 1
+    """How often an image comes in its step; an epoch then has as many steps and fewer images."""
 
     def __post_init__(self) -> None:
         """Refuse plans without a single step."""
@@ -41,13 +46,21 @@ class EpochPlan:
         return -(-self.num_images // self.global_batch_size)
 
     def order(self, epoch: int) -> Indices:
-        """The indices 0..num_images-1 in the order of this epoch, a function of (seed, epoch)."""
-        return _order(self.num_images, self.seed, epoch, self.shuffle)
+        """The indices of this epoch, 0..num_images-1 each once, in an order that depends on (seed, epoch)."""
+        images = _order(self.num_images, self.seed, epoch, self.shuffle)
+        if self.copies == 1:
+            return images
+        each = images[: -(-self.num_images // self.copies), None] + self.num_images * np.arange(self.copies)
+        return each.ravel()[: self.num_images]
 
     def global_batch(self, epoch: int, step: int) -> Indices:
         """The images of one optimizer step over all processes and micro-batches."""
         assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
-        return part(self.order(epoch), step, self.steps_per_epoch)
+        batch = part(self.order(epoch), step, self.steps_per_epoch)
+        if self.copies == 1:
+            return batch
+        # Copy by copy, so that an image is not mixed with itself, and its copies are on several processes.
+        return batch[np.argsort(batch // self.num_images, kind="stable")]
 
     def batch(
         self, epoch: int, step: int, *, rank: int, world_size: int, micro: int, num_micro: int

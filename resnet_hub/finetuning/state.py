@@ -4,7 +4,6 @@ import logging
 import time
 from dataclasses import asdict, dataclass, field
 
-import torch
 from safetensors import SafetensorError
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -19,8 +18,9 @@ from resnet_hub.finetuning.checkpoint import (
     write_checkpoint,
 )
 from resnet_hub.finetuning.config import plain_values
-from resnet_hub.finetuning.loader import Batch, TrainBatches
-from resnet_hub.finetuning.loop import Progress, Trainer, make_loss_function
+from resnet_hub.finetuning.loader import Batch, CopiedImages, TrainBatches
+from resnet_hub.finetuning.loop import Progress, Trainer
+from resnet_hub.finetuning.losses import make_loss_function
 from resnet_hub.finetuning.optim import Schedule, make_optimizer
 from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.stopwatch import SAVING, Stopwatch
@@ -136,8 +136,9 @@ def fc_is_to_be_fitted(run: Run, progress: Progress) -> bool:
 
 def make_train_batches(run: Run, *, num_workers: int) -> TrainBatches:
     """This process's share of the steps of training."""
+    copies = run.config.repeated_augmentation
     return TrainBatches(
-        run.train_images,
+        run.train_images if copies == 1 else CopiedImages(run.train_images, copies),
         build_train_transforms(run.config, run.preprocessing),
         run.plan,
         rank=run.machine.rank,
@@ -162,11 +163,12 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
     assert config.learning_rate is not None
     assert config.weight_decay is not None
     assert config.warmup_steps is not None
-    assert config.label_smoothing is not None
     assert config.layer_decay is not None
     if config.gradient_checkpointing:
         network.set_grad_checkpointing(True)  # pyright: ignore[reportCallIssue]
-    optimizer = make_optimizer(network, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
+    optimizer = make_optimizer(
+        network, config.optimizer, weight_decay=config.weight_decay, layer_decay=config.layer_decay
+    )
     model, optimizer = run.machine.accelerator.prepare(network, optimizer)
     return Trainer(
         model=model,
@@ -175,9 +177,10 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
             peak_rate=config.learning_rate, warmup_steps=config.warmup_steps, total_steps=run.total_steps
         ),
         loss_function=make_loss_function(
-            multi_label=run.data.multi_label,
-            label_smoothing=config.label_smoothing,
-            class_weights=_class_weights(run),
+            config,
+            run.data.train.labels,
+            num_classes=len(run.data.class_names),
+            device=run.machine.accelerator.device,
         ),
         preprocessing=run.preprocessing,
         machine=run.machine,
@@ -187,13 +190,3 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
         max_seconds=None if config.max_minutes is None else 60 * config.max_minutes,
         mix=build_mixer(config, len(run.data.class_names)),
     )
-
-
-def _class_weights(run: Run) -> Tensor | None:
-    """Weight of each class in the loss, (classes,): inverse to its images, one in the mean over images."""
-    if run.config.class_weights == "none":
-        return None
-    counts = torch.as_tensor(run.data.train.labels).bincount(minlength=len(run.data.class_names))
-    present = counts > 0
-    weights = torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), 1.0)
-    return weights.float().to(run.machine.accelerator.device)

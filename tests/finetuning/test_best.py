@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sklearn.utils.class_weight import compute_class_weight
 from timm import create_model
 from torch import nn
 
@@ -173,19 +172,6 @@ def test_each_block_learns_at_a_fraction_of_the_rate_of_the_one_above():
 def blocks_above_fc(rates: list[float]) -> int:
     """How many halvings the last block is below fc."""
     return round(-np.log2(rates[0]))
-
-
-def test_balanced_class_weights_are_those_of_scikit_learn(tmp_path: Path):
-    run, training = prepared(tmp_path / "run", class_weights="balanced")
-    labels = run.data.train.labels
-    weights = torch.from_numpy(compute_class_weight("balanced", classes=np.unique(labels), y=labels)).float()
-    logits, targets = torch.randn(16, 10), torch.randint(10, (16,))
-    expected = nn.functional.cross_entropy(
-        logits, targets, weight=weights, label_smoothing=0.1, reduction="sum"
-    )
-    torch.testing.assert_close(training.trainer.loss_function(logits, targets), expected)
-    with pytest.raises(ConfigError, match="exclude each other"):
-        completed(FinetuneConfig(dataset_name="x", class_weights="balanced"), multi_label=True)
 
 
 def test_a_run_that_does_not_improve_stops_early_and_is_finished(tmp_path: Path):

@@ -1,0 +1,93 @@
+"""What training minimises, summed over the images of a batch, so that uneven batches weigh as they should."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.loss import BinaryCrossEntropy
+from torch import Tensor
+
+from resnet_hub.finetuning.config import FinetuneConfig
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+def make_loss_function(
+    config: FinetuneConfig, labels: np.ndarray, *, num_classes: int, device: torch.device
+) -> LossFunction:
+    """The loss of logits (images, classes) and targets, summed over the images.
+
+    Targets are int64 classes (images,) or float32 shares of each class (images, classes). Cross-entropy is
+    that of the softmax; binary cross-entropy is the mean over the classes, each a question of its own
+    (Wightman et al. 2021, arXiv:2110.00476, section 2), and for images with several labels the only one.
+
+    Args:
+        config: Says which loss, with which smoothing and weights.
+        labels: Those of the training split, for the class weights.
+        num_classes: Outputs of the network.
+        device: Where the logits are.
+    """
+    assert config.label_smoothing is not None
+    smoothing = config.label_smoothing
+    is_weighted = config.class_weights == "balanced"
+    if labels.ndim > 1:
+        weights = _positive_weights(labels) if is_weighted else None
+        return _binary(smoothing=0.0, positive_weights=_on(device, weights))
+    weights = _on(device, _class_weights(labels, num_classes) if is_weighted else None)
+    if config.loss == "binary_cross_entropy":
+        return _binary(smoothing=smoothing, threshold=config.bce_target_threshold, weights=weights)
+    return lambda logits, targets: F.cross_entropy(
+        logits, targets, weight=weights, label_smoothing=smoothing, reduction="sum"
+    )
+
+
+def distillation_loss(logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """Divergence of the softmax from the teacher's, both softened, summed over the images.
+
+    Times the square of the temperature, so that its gradient has the same size at any temperature (Hinton et
+    al. 2015, arXiv:1503.02531, section 2).
+    """
+    divergence = F.kl_div(
+        F.log_softmax(logits / temperature, dim=1),
+        F.log_softmax(teacher_logits / temperature, dim=1),
+        reduction="sum",
+        log_target=True,
+    )
+    return divergence * temperature**2
+
+
+def _binary(
+    *,
+    smoothing: float,
+    threshold: float | None = None,
+    weights: Tensor | None = None,
+    positive_weights: Tensor | None = None,
+) -> LossFunction:
+    loss: Any = BinaryCrossEntropy(
+        smoothing=smoothing,
+        target_threshold=threshold,
+        weight=weights,
+        pos_weight=positive_weights,
+        reduction="none",
+    )
+    return lambda logits, targets: loss(logits, targets).mean(dim=1).sum()
+
+
+def _class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Weight of each class, (classes,): inverse to its images, one in the mean over the images."""
+    counts = np.bincount(labels, minlength=num_classes)
+    present = counts > 0
+    return np.where(present, counts.sum() / (present.sum() * counts.clip(min=1)), 1.0)
+
+
+def _positive_weights(labels: np.ndarray) -> np.ndarray:
+    """Weight of the images that have a label, (classes,): as much in sum as those that do not have it."""
+    having = labels.sum(axis=0)
+    lacking = len(labels) - having
+    return np.where((having > 0) & (lacking > 0), lacking / having.clip(min=1), 1.0)
+
+
+def _on(device: torch.device, weights: np.ndarray | None) -> Tensor | None:
+    return None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device)
