@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from resnet_hub.errors import RunError, UserError
 from resnet_hub.finetuning.command_line import Command, parse_command_line
-from resnet_hub.finetuning.config import dump_config
+from resnet_hub.finetuning.config_file import dump_config
 from resnet_hub.finetuning.cores import wait_without_spinning
 from resnet_hub.finetuning.preemption import EXIT_CODE, Preempted
 

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 import tyro
 
 from resnet_hub.errors import ConfigError, nearest
-from resnet_hub.finetuning.config import FIELD_NAMES, RECIPES, FinetuneConfig, load_config
+from resnet_hub.finetuning.config import FIELD_NAMES, RECIPES, FinetuneConfig
+from resnet_hub.finetuning.config_file import load_config
 
 Recipe = Literal["quick", "balanced", "best"]
 _SYNTAX = (tyro.conf.UsePythonSyntaxForLiteralCollections,)

@@ -6,13 +6,11 @@ and the data set (`hyperrule.py`), printed, and recorded in the run's `config.ya
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-import yaml
-
-from resnet_hub.errors import ConfigError, nearest
+from resnet_hub.errors import ConfigError
 
 Resume = Literal["auto", "never", "must"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
@@ -126,6 +124,16 @@ class FinetuneConfig:
     """Clip the norm of the gradient to this."""
     layer_decay: float | None = None
     """Rate of each block as a fraction of the rate of the block above it; 1 for the same rate everywhere."""
+    frozen_stages: int = 0
+    """Stages that stay as they are, counted from the stem; 1 is the stem, 2 layer1 too."""
+    gradual_unfreezing: int | None = None
+    """Train fc and the last stage first, and one more stage every so many epochs."""
+    teacher_model: str | None = None
+    """Learn from this model's answers too: a model of timm with weights, a run, a folder, or user/repo."""
+    distillation_weight: float = 0.5
+    """Share of the loss that is the distance from the teacher's answers."""
+    distillation_temperature: float = 1.0
+    """Divides the logits of both before they are compared (Hinton et al. 2015)."""
     class_weights: ClassWeights = "none"
     """balanced: rare classes weigh as much in the loss as frequent ones."""
     drop_path_rate: float = 0.0
@@ -134,8 +142,10 @@ class FinetuneConfig:
     """Validate and export an exponential moving average of the weights in place of the last ones."""
     ema_decay: float | None = None
     """Share of the average that a step keeps; from the number of steps with --ema if not given; 0 is off."""
+    average_last_epochs: int = 0
+    """Validate and export the mean of the weights at the ends of this many last epochs."""
     reestimate_batchnorm: int | None = None
-    """Training images to take BatchNorm's statistics from before each validation; some with --ema."""
+    """Training images to take BatchNorm's statistics from before each validation; some for averages."""
     low_resolution_first: bool = False
     """Begin with smaller images and end with --image_size; saves a sixth of the computation."""
     first_image_size: int | None = None
@@ -213,12 +223,20 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
             "train_image_size",
             "repeated_augmentation",
             "early_stopping_epochs",
+            "gradual_unfreezing",
         ),
         lambda value: value >= 1,
         "1 or more",
     ),
     (
-        ("max_minutes", "learning_rate", "max_grad_norm", "checkpoint_minutes", "image_cache_gb"),
+        (
+            "max_minutes",
+            "learning_rate",
+            "max_grad_norm",
+            "checkpoint_minutes",
+            "image_cache_gb",
+            "distillation_temperature",
+        ),
         lambda v: v > 0,
         "above 0",
     ),
@@ -233,6 +251,8 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
             "mixup",
             "cutmix",
             "color_jitter",
+            "frozen_stages",
+            "average_last_epochs",
         ),
         lambda value: value >= 0,
         "0 or more",
@@ -248,7 +268,11 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
         "at least 0 and below 1",
     ),
     (("layer_decay", "crop_pct"), lambda value: 0 < value <= 1, "above 0 and at most 1"),
-    (("horizontal_flip", "random_erasing"), lambda value: 0 <= value <= 1, "between 0 and 1"),
+    (
+        ("horizontal_flip", "random_erasing", "distillation_weight"),
+        lambda value: 0 <= value <= 1,
+        "between 0 and 1",
+    ),
 )
 
 
@@ -289,6 +313,10 @@ _CONTRADICTIONS: tuple[tuple[Callable[[FinetuneConfig], Any], str], ...] = (
         "--bce_target_threshold goes with --loss binary_cross_entropy, which is not given.",
     ),
     (
+        lambda c: c.average_last_epochs and (c.ema or c.ema_decay),
+        "--average_last_epochs {average_last_epochs} and --ema are two kinds of average; use one of them.",
+    ),
+    (
         lambda c: c.auto_augment and c.augmentation not in (None, "crop", "light"),
         "--auto_augment {auto_augment} goes with --augmentation crop or light, not with {augmentation}.",
     ),
@@ -307,77 +335,6 @@ def check_values(config: FinetuneConfig) -> None:
             raise ConfigError(message.format_map(vars(config)))
 
 
-def load_config(path: Path) -> dict[str, Any]:
-    """Read the options of a YAML file; raises ConfigError for an unknown key or a value of the wrong type."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"--config {path}: there is no such file.{_other_configs(path)}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path} cannot be read as YAML: {error}") from error
-    if not isinstance(values or {}, dict):
-        raise ConfigError(f"--config {path} has to hold `option: value` lines.")
-    return options_from_mapping(values or {}, source=str(path))
-
-
-def save_config(config: FinetuneConfig, path: Path) -> None:
-    """Write every option with its value; `--config` takes the file back."""
-    path.write_text(dump_config(config), encoding="utf-8")
-
-
-def dump_config(config: FinetuneConfig) -> str:
-    """YAML text of every option with its value."""
-    return yaml.safe_dump(plain_values(config), sort_keys=False, allow_unicode=True)
-
-
-def plain_values(config: FinetuneConfig) -> dict[str, Any]:
-    """The options as values that JSON and YAML know."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-
-
-def options_from_mapping(values: dict[str, Any], *, source: str) -> dict[str, Any]:
-    """Check the keys and convert the values of a mapping to the types of the fields.
-
-    YAML 1.1 reads `1e-3` as text, so numbers are converted by the type of the field and not by their looks.
-    """
-    types = get_type_hints(FinetuneConfig)
-    options = {}
-    for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in types:
-            raise ConfigError(f"{source} has an unknown option {key!r}; {nearest(name, types)}")
-        options[name] = _convert(value, types[name], f"{source}: {name}")
-    return options
-
-
 def with_options(config: FinetuneConfig, **options: Any) -> FinetuneConfig:
     """A copy of the configuration with some options replaced, checked again."""
     return replace(config, **options)
-
-
-def _convert(value: Any, wanted: Any, where: str) -> Any:
-    choices = get_args(wanted)
-    if get_origin(wanted) is Literal:
-        # YAML 1.1 also reads a bare `no` or `yes` as a boolean.
-        text = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
-        if text in choices:
-            return text
-        raise ConfigError(f"{where} is {value!r}; {nearest(str(value), choices, shown=len(choices))}")
-    if choices:  # X | None
-        return None if value is None else _convert(value, choices[0], where)
-    if wanted is bool and isinstance(value, bool):
-        return value
-    if wanted in (int, float, str, Path) and not isinstance(value, bool | list | dict) and value is not None:
-        try:
-            converted = wanted(value)
-        except ValueError:
-            pass
-        else:
-            if not (wanted is int and isinstance(value, float) and converted != value):
-                return converted
-    raise ConfigError(f"{where} is {value!r}; it has to be of type {wanted.__name__}.")
-
-
-def _other_configs(path: Path) -> str:
-    found = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-    return f" In that folder are: {', '.join(found)}." if found else ""

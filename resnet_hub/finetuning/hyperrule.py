@@ -68,7 +68,9 @@ def complete(
     total_steps = config.max_train_steps or epochs * steps_per_epoch
     # Adam's rate grows with the square root of the batch (Malladi et al. 2022, arXiv:2205.10287).
     rate_at_64 = 5e-4 if config.pretrained else 3e-3
-    is_averaged = config.ema if config.ema_decay is None else config.ema_decay > 0
+    is_averaged = bool(config.average_last_epochs) or (
+        config.ema if config.ema_decay is None else config.ema_decay > 0
+    )
     decided = {
         "fit_fc_first": config.pretrained and num_train <= _MOST_FEATURES,
         "label_smoothing": 0.0 if multi_label else 0.1,

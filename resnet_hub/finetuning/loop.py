@@ -1,5 +1,6 @@
 """Training and evaluation, with nothing hidden: a function for an epoch, one for a step, one for a split."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 from resnet_hub.errors import RunError
 from resnet_hub.finetuning.keys import random_key
 from resnet_hub.finetuning.loader import Batch
-from resnet_hub.finetuning.losses import LossFunction
+from resnet_hub.finetuning.losses import LossFunction, distillation_loss
 from resnet_hub.finetuning.machine import Machine
+from resnet_hub.finetuning.memory import find_parts, help_if_out_of_memory, norms_at_rest, room_for_state
 from resnet_hub.finetuning.optim import Schedule, set_rate
 from resnet_hub.finetuning.stopwatch import BACKWARD, DATA, FORWARD, OPTIMIZER, Stopwatch
 from resnet_hub.preprocessing import Preprocessing
+
+logger = logging.getLogger(__name__)
 
 Mixer = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
@@ -36,6 +40,8 @@ class Progress:
     is_over: bool = False
     """All steps are done, or the time is used up; a resumed run goes straight to its report."""
     evaluated_epochs: int = 0
+    averaged_epochs: int = 0
+    """Epochs that the average over epochs has taken in, or passed over because they come too early."""
     seconds: float = 0.0
     """Wall time of training and validation, over all starts of the run."""
     images: int = 0
@@ -44,6 +50,8 @@ class Progress:
     best_epoch: int = 0
     recent_losses: list[float] = field(default_factory=list)
     """Losses of the steps since the last event, so that a resumed run logs what an uninterrupted one does."""
+    parts: int = 1
+    """Parts that each micro-batch is computed in, because as a whole it did not fit into memory."""
     station_seconds: dict[str, float] = field(default_factory=dict)
     """Where the time went on this process, over all starts of the run: see `stopwatch.STATIONS`."""
 
@@ -64,6 +72,14 @@ class Trainer:
     max_grad_norm: float | None = None
     max_seconds: float | None = None
     mix: Mixer | None = None
+    ask_teacher: Callable[[Tensor], Tensor] | None = None
+    """Logits (batch, classes) of the network that this one learns from."""
+    distillation_weight: float = 0.0
+    distillation_temperature: float = 1.0
+    finds_parts: bool = False
+    """Whether a new image size is tried out before its first step; for devices that run out of memory."""
+    tried_sizes: set[torch.Size] = field(default_factory=set)
+    """Of images, (channels, height, width), that are known to fit."""
 
     def share_of_time(self, progress: Progress) -> float:
         """Part of the time limit that is used up, the same on every process; 0 without a limit."""
@@ -77,18 +93,21 @@ def train_steps(
 ) -> Iterator[dict[str, Any]]:
     """Train on the given steps of an epoch, yielding what was measured after each of them.
 
-    The caller decides between two steps whether to log, to save or to stop. Raises TrainingDivergedError
-    before an update that would put NaN into the weights.
+    The caller has put the network into training, and decides between two steps whether to log, to save or to
+    stop. Raises TrainingDivergedError before an update that would put NaN into the weights.
     """
-    trainer.model.train()
     started = time.monotonic()
     trainer.stopwatch.start()
     for micro_batches in steps:
         trainer.stopwatch.lap(DATA)
         waited = time.monotonic() - started
+        key = (trainer.seed, epoch, progress.step)
+        if trainer.finds_parts and micro_batches[0].images.shape[1:] not in trainer.tried_sizes:
+            _make_it_fit(trainer, progress, micro_batches, key=key)
         rate = trainer.schedule.rate(progress.step, share_of_time=trainer.share_of_time(progress))
         set_rate(trainer.optimizer, rate)
-        loss, num_images = train_step(trainer, micro_batches, key=(trainer.seed, epoch, progress.step))
+        with help_if_out_of_memory(num_images=len(micro_batches[0].labels), parts=progress.parts):
+            loss, num_images = train_step(trainer, micro_batches, key=key, parts=progress.parts)
         progress.step += 1
         progress.images += num_images
         now = time.monotonic()
@@ -99,7 +118,7 @@ def train_steps(
 
 
 def train_step(
-    trainer: Trainer, micro_batches: list[Batch], *, key: tuple[int, int, int]
+    trainer: Trainer, micro_batches: list[Batch], *, key: tuple[int, int, int], parts: int = 1
 ) -> tuple[float, int]:
     """Do one optimizer step; returns the mean loss and the number of images, over all processes.
 
@@ -110,19 +129,7 @@ def train_step(
     device = machine.accelerator.device
     counts = torch.tensor([float(sum(len(batch.labels) for batch in micro_batches))], device=device)
     num_images = machine.total(counts)
-    torch.manual_seed(
-        random_key(*key, machine.rank)
-    )  # dropout and drop path; order and crops have their own keys
-    total = torch.zeros(1, device=device)
-    for number, batch in enumerate(micro_batches):
-        is_last = number == len(micro_batches) - 1
-        images, targets = _to_device(trainer, batch, key=(*key, number))
-        with nullcontext() if is_last else machine.accelerator.no_sync(trainer.model):
-            loss = trainer.loss_function(trainer.model(images).float(), targets) / num_images
-            trainer.stopwatch.lap(FORWARD)
-            machine.accelerator.backward(loss.sum() * machine.world_size)
-            trainer.stopwatch.lap(BACKWARD)
-        total += loss.detach()
+    total = accumulate_gradients(trainer, micro_batches, key=key, parts=parts, num_images=num_images)
     mean_loss = float(machine.total(total))
     norm = machine.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.max_grad_norm or math.inf)
     # With fp16 the gradient overflows now and then, and accelerate's scaler leaves such a step out.
@@ -138,6 +145,88 @@ def train_step(
     trainer.optimizer.zero_grad(set_to_none=True)
     trainer.stopwatch.lap(OPTIMIZER)
     return mean_loss, int(num_images.item())
+
+
+def accumulate_gradients(
+    trainer: Trainer,
+    micro_batches: list[Batch],
+    *,
+    key: tuple[int, int, int],
+    parts: int,
+    num_images: Tensor,
+    synchronise: bool = True,
+) -> Tensor:
+    """Add the gradients of a step to those of the weights; returns this process's share of the loss, (1,).
+
+    Each micro-batch is mixed as a whole and computed in so many `parts`. Gradients are exchanged between the
+    processes with the last part, if at all.
+    """
+    machine = trainer.machine
+    torch.manual_seed(random_key(*key, machine.rank))  # dropout and drop path; crops have their own keys
+    total = torch.zeros(1, device=machine.accelerator.device)
+    for number, batch in enumerate(micro_batches):
+        images, targets = _to_device(trainer, batch, key=(*key, number))
+        pieces = list(zip(images.chunk(parts), targets.chunk(parts), strict=True))
+        for place, (some_images, some_targets) in enumerate(pieces, start=1):
+            is_last = number == len(micro_batches) - 1 and place == len(pieces)
+            exchange = (
+                nullcontext() if is_last and synchronise else machine.accelerator.no_sync(trainer.model)
+            )
+            with exchange:
+                loss = _loss(trainer, some_images, some_targets) / num_images
+                trainer.stopwatch.lap(FORWARD)
+                machine.accelerator.backward(loss.sum() * machine.world_size)
+                trainer.stopwatch.lap(BACKWARD)
+            total += loss.detach()
+    return total
+
+
+def _loss(trainer: Trainer, images: Tensor, targets: Tensor) -> Tensor:
+    """The loss summed over the images, in part that of not answering as the teacher does."""
+    logits = trainer.model(images).float()
+    loss = trainer.loss_function(logits, targets)
+    if trainer.ask_teacher is None:
+        return loss
+    with trainer.machine.accelerator.autocast():
+        answers = trainer.ask_teacher(images)
+    distillation = distillation_loss(logits, answers, temperature=trainer.distillation_temperature)
+    return torch.lerp(loss, distillation, trainer.distillation_weight)
+
+
+def _make_it_fit(
+    trainer: Trainer, progress: Progress, micro_batches: list[Batch], *, key: tuple[int, int, int]
+) -> None:
+    """Find the number of parts in which a step fits on every process, by doing it without an update."""
+    model, optimizer = trainer.model, trainer.optimizer
+
+    def attempt(parts: int) -> None:
+        ones = torch.ones(1, device=trainer.machine.accelerator.device)
+        room = room_for_state(optimizer)
+        try:
+            accumulate_gradients(
+                trainer, micro_batches, key=key, parts=parts, num_images=ones, synchronise=False
+            )
+        finally:
+            optimizer.zero_grad(set_to_none=True)
+            room.clear()
+
+    before = progress.parts
+    with norms_at_rest(model):
+        progress.parts = find_parts(
+            attempt,
+            parts=before,
+            most=max(len(batch.labels) for batch in micro_batches),
+            agree_any=trainer.machine.agree_any,
+        )
+    trainer.tried_sizes.add(micro_batches[0].images.shape[1:])
+    trainer.stopwatch.start()
+    if progress.parts > before:
+        logger.warning(
+            "%d images do not fit into the device's memory at once: a micro-batch is now done in %d parts. "
+            "The images of a step stay the same; BatchNorm sees smaller batches.",
+            len(micro_batches[0].labels),
+            progress.parts,
+        )
 
 
 @torch.inference_mode()

@@ -101,7 +101,13 @@ def start_machine(config: FinetuneConfig) -> Machine:
         accelerator = Accelerator(
             mixed_precision=precision,
             kwargs_handlers=[
-                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+                DistributedDataParallelKwargs(
+                    gradient_as_bucket_view=True,
+                    # BatchNorm's statistics are equal everywhere, or made so before they are used.
+                    broadcast_buffers=False,
+                    # Stages that do not learn yet give no gradient to wait for.
+                    find_unused_parameters=config.gradual_unfreezing is not None,
+                ),
                 InitProcessGroupKwargs(timeout=timedelta(minutes=10)),
             ],
         )

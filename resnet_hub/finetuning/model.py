@@ -29,7 +29,7 @@ class Origin:
 def check_model_name(config: FinetuneConfig) -> None:
     """Raise ConfigError for a model that cannot be built, before anything else is done."""
     name = config.model_name_or_path
-    if _is_source(name):
+    if is_source(name):
         if not config.pretrained:
             raise ConfigError(f"--no-pretrained needs the name of a model, and {name} is a trained model.")
         if config.drop_path_rate:
@@ -69,7 +69,7 @@ def build_model(config: FinetuneConfig, *, class_names: tuple[str, ...]) -> tupl
     """
     name = config.model_name_or_path
     torch.manual_seed(config.seed)
-    if _is_source(name):
+    if is_source(name):
         model = load(name)
         cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
         # A folder by its full path: a relative one may look like somebody's repository.
@@ -109,7 +109,7 @@ def describe_preprocessing(
         cfg["crop_pct"] = crop_pct
 
 
-def _is_source(name: str) -> bool:
+def is_source(name: str) -> bool:
     """Whether the name is a folder or a repository, and not a model of the registry."""
     return "/" in name or (Path(name).is_dir() and not is_model(name.partition(".")[0]))
 

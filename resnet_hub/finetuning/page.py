@@ -13,7 +13,8 @@ import numpy as np
 
 from resnet_hub.finetuning import page_figures, page_tables
 from resnet_hub.finetuning.calibration import reliability_bins
-from resnet_hub.finetuning.config import FinetuneConfig, plain_values
+from resnet_hub.finetuning.config import FinetuneConfig
+from resnet_hub.finetuning.config_file import plain_values
 from resnet_hub.finetuning.html import document, embedded_picture
 from resnet_hub.finetuning.metrics import count_confusions
 from resnet_hub.finetuning.predictions import Predictions, read_predictions

@@ -22,6 +22,7 @@ from resnet_hub.finetuning.augment import parse_auto_augment, short_side_to_keep
 from resnet_hub.finetuning.config import FinetuneConfig, with_options
 from resnet_hub.finetuning.crew import Crew
 from resnet_hub.finetuning.data import ImageData, load_data
+from resnet_hub.finetuning.freezing import check_freezing
 from resnet_hub.finetuning.hyperrule import SMALL_IMAGE, complete
 from resnet_hub.finetuning.image_cache import ReducedImages, Reduction, build_image_cache
 from resnet_hub.finetuning.image_facts import FactsMemory
@@ -33,6 +34,7 @@ from resnet_hub.finetuning.progress import Display
 from resnet_hub.finetuning.run_folder import RunFolder
 from resnet_hub.finetuning.sampler import EpochPlan
 from resnet_hub.finetuning.split import Split
+from resnet_hub.finetuning.teacher import Teacher, load_teacher
 from resnet_hub.finetuning.tracking import check_trackers
 from resnet_hub.hub import may_be_public
 from resnet_hub.hub.access import asking, offline
@@ -57,6 +59,7 @@ class Run:
     crew: Crew
     display: Display
     watch: PreemptionWatch
+    teacher: Teacher | None = None
     cached_train: ReducedImages | None = None
     """The training images, if they are cached."""
 
@@ -84,6 +87,7 @@ class Run:
             "class_names": list(self.data.class_names),
             "images_per_step": self.plan.global_batch_size,
             "weights": self.origin.name,
+            "teacher_weights": None if self.teacher is None else self.teacher.digest(),
             "short_side_kept": None if self.config.image_cache is None else self._short_side,
         }
 
@@ -157,6 +161,7 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
     describe_preprocessing(
         model, image_size=config.image_size, crop_pct=config.crop_pct, class_names=data.class_names
     )
+    check_freezing(config, model)
     plan = _plan(config, machine, num_train=len(data.train))
     run = Run(
         config=config,
@@ -171,6 +176,12 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
         crew=crew,
         display=display,
         watch=watch,
+        teacher=load_teacher(
+            config,
+            class_names=data.class_names,
+            multi_label=data.multi_label,
+            ours=Preprocessing.of_model(model),
+        ),
     )
     _check_fits(run)
     folder.check_same_run(config, facts=run.facts())
@@ -328,6 +339,7 @@ def _extras(config: FinetuneConfig) -> list[str]:
     words = {
         f"layer decay {config.layer_decay}": config.layer_decay != 1,
         f"weights averaged with decay {config.ema_decay:.4g}": config.ema_decay,
+        f"weights averaged over the last {config.average_last_epochs} epochs": config.average_last_epochs,
         f"BatchNorm from {config.reestimate_batchnorm} images": config.reestimate_batchnorm,
         f"images of {config.train_image_size} px": config.train_image_size != config.image_size,
         f"images from {config.first_image_size} px on": config.first_image_size != config.train_image_size,
@@ -341,5 +353,8 @@ def _extras(config: FinetuneConfig) -> list[str]:
         f"mixup {config.mixup}": config.mixup,
         f"CutMix {config.cutmix}": config.cutmix,
         "gradient checkpointing": config.gradient_checkpointing,
+        f"{config.frozen_stages} stages frozen": config.frozen_stages,
+        f"one more stage learns every {config.gradual_unfreezing} epochs": config.gradual_unfreezing,
+        f"teacher {config.teacher_model}": config.teacher_model,
     }
     return [text for text, is_on in words.items() if is_on]

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from resnet_hub.errors import HubError, RunError
-from resnet_hub.finetuning.config import plain_values
+from resnet_hub.finetuning.config_file import plain_values
 from resnet_hub.finetuning.data import Split
 from resnet_hub.finetuning.evaluation import evaluate
 from resnet_hub.finetuning.figures import draw_confusion_matrix, draw_learning_curves

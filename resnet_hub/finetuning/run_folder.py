@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet_hub.errors import ConfigError
-from resnet_hub.finetuning.config import FinetuneConfig, load_config, plain_values, save_config
+from resnet_hub.finetuning.config import FinetuneConfig
+from resnet_hub.finetuning.config_file import load_config, plain_values, save_config
 
 # A resumed run may differ in these: they change neither the samples nor the steps. The batch size per
 # process is compared as images per step, so that a run can go on with another number of processes.

@@ -5,10 +5,10 @@ import time
 from dataclasses import asdict, dataclass, field
 
 from safetensors import SafetensorError
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from resnet_hub.finetuning.augment import build_mixer, build_train_transforms
+from resnet_hub.finetuning.averaging import EpochAverage, StepAverage, WeightAverage
 from resnet_hub.finetuning.checkpoint import (
     Checkpoint,
     load_optimizer_tensors,
@@ -17,7 +17,8 @@ from resnet_hub.finetuning.checkpoint import (
     remove_leftovers,
     write_checkpoint,
 )
-from resnet_hub.finetuning.config import plain_values
+from resnet_hub.finetuning.config_file import plain_values
+from resnet_hub.finetuning.freezing import train_all_but
 from resnet_hub.finetuning.loader import Batch, CopiedImages, TrainBatches
 from resnet_hub.finetuning.loop import Progress, Trainer
 from resnet_hub.finetuning.losses import make_loss_function
@@ -37,8 +38,8 @@ class Training:
     trainer: Trainer
     network: nn.Module
     """The network itself, without the wrapping of accelerate."""
-    average: ModelEmaV3 | None
-    """A network whose weights follow the trained ones as their exponential moving average."""
+    average: WeightAverage | None
+    """A network whose weights are an average of the trained ones."""
     progress: Progress
     best: dict[str, Tensor]
     """Weights of the best validated epoch, on the CPU."""
@@ -52,7 +53,7 @@ class Training:
     @property
     def candidate(self) -> nn.Module:
         """The network that is validated and, at its best, exported."""
-        return self.network if self.average is None else self.average.module
+        return self.average.module if self.average is not None and self.average.is_ready else self.network
 
 
 def start_or_resume(run: Run) -> Training:
@@ -66,7 +67,7 @@ def start_or_resume(run: Run) -> Training:
     network = network.to(memory_format=run.machine.memory_format)  # pyright: ignore[reportCallIssue]
     if run.machine.sync_batchnorm:
         network = synchronise_batchnorm(network, run.machine.accelerator.device)
-    average = _make_average(run, network)
+    average = _make_average(run, network, progress)
     trainer = _make_trainer(run, network, progress)
     if checkpoint is not None:
         load_optimizer_tensors(trainer.optimizer, checkpoint.tensors["optimizer"])
@@ -149,12 +150,18 @@ def make_train_batches(run: Run, *, num_workers: int) -> TrainBatches:
     )
 
 
-def _make_average(run: Run, network: nn.Module) -> ModelEmaV3 | None:
+def _make_average(run: Run, network: nn.Module, progress: Progress) -> WeightAverage | None:
     """A copy of the network that will follow it; made before accelerate binds `forward` to the original."""
-    if not run.config.ema_decay:
-        return None
-    average = ModelEmaV3(network, decay=run.config.ema_decay, use_warmup=True)
-    average.module.to(run.machine.accelerator.device)
+    config = run.config
+    assert config.num_train_epochs is not None
+    average: WeightAverage | None = None
+    if config.ema_decay:
+        average = StepAverage(network, decay=config.ema_decay)
+    elif config.average_last_epochs:
+        first_epoch = max(0, config.num_train_epochs - config.average_last_epochs)
+        average = EpochAverage(network, first_epoch=first_epoch, done_epochs=progress.averaged_epochs)
+    if average is not None:
+        average.module.to(run.machine.accelerator.device)
     return average
 
 
@@ -169,6 +176,10 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
     optimizer = make_optimizer(
         network, config.optimizer, weight_decay=config.weight_decay, layer_decay=config.layer_decay
     )
+    if not config.gradual_unfreezing:  # before accelerate wraps the network: frozen weights are not exchanged
+        train_all_but(network, config.frozen_stages)
+    if run.teacher is not None:
+        run.teacher.network.to(run.machine.accelerator.device, memory_format=run.machine.memory_format)  # pyright: ignore[reportCallIssue]
     model, optimizer = run.machine.accelerator.prepare(network, optimizer)
     return Trainer(
         model=model,
@@ -189,4 +200,8 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
         max_grad_norm=config.max_grad_norm,
         max_seconds=None if config.max_minutes is None else 60 * config.max_minutes,
         mix=build_mixer(config, len(run.data.class_names)),
+        ask_teacher=run.teacher,
+        distillation_weight=config.distillation_weight,
+        distillation_temperature=config.distillation_temperature,
+        finds_parts=run.machine.accelerator.device.type == "cuda",
     )

@@ -12,6 +12,7 @@ from resnet_hub.finetuning.contact_sheet import draw_batch
 from resnet_hub.finetuning.data import Split
 from resnet_hub.finetuning.evaluation import evaluate, features, reestimate_batchnorm, validation_batches
 from resnet_hub.finetuning.fit_fc import Examples, fit_linear_classifier, set_classifier
+from resnet_hub.finetuning.freezing import num_frozen_stages, train_all_but
 from resnet_hub.finetuning.loop import Progress, train_steps
 from resnet_hub.finetuning.metrics import score_predictions
 from resnet_hub.finetuning.preparation import Run
@@ -45,6 +46,7 @@ def train_epochs(run: Run, training: Training) -> None:
         epochs = range(training.progress.evaluated_epochs, run.config.num_train_epochs)
         for epoch in () if training.progress.is_over else epochs:
             _train_epoch(run, training, epoch)
+            _average_epoch(training, epoch)
             _validate(run, training, epoch)
             training.progress.is_over = _is_time_up(training) or _has_stalled(run, training.progress)
             save(run, training)
@@ -79,7 +81,7 @@ def _fit_fc(run: Run, training: Training) -> None:
         broadcast(tensor.data)  # GPUs may round differently; the weights have to be the same everywhere
     training.trainer.stopwatch.lap(FIT_FC)
     if training.average is not None:
-        training.average.set(network)
+        training.average.begin(network)
     training.progress.seconds += time.monotonic() - started
     training.progress.images += len(run.data.train)
     _validate(run, training, epoch=-1)
@@ -93,10 +95,11 @@ def _train_epoch(run: Run, training: Training, epoch: int) -> None:
     first_step = progress.step - epoch * run.plan.steps_per_epoch
     if progress.step >= run.total_steps:  # resumed between the last step and its validation
         return
+    train_all_but(training.network, num_frozen_stages(config, training.network, epoch))
     steps = training.batches.epoch(epoch, first_step)
     for measured in train_steps(training.trainer, progress, steps, epoch=epoch):
         if training.average is not None:
-            training.average.update(training.network, step=progress.step)
+            training.average.after_step(training.network, progress.step)
         progress.recent_losses.append(measured["loss"])
         rate = run.plan.global_batch_size / measured["seconds"]
         run.display.step(progress.step, total=run.total_steps, loss=measured["loss"], images_per_second=rate)
@@ -108,6 +111,13 @@ def _train_epoch(run: Run, training: Training, epoch: int) -> None:
             save(run, training)
         if progress.step == run.total_steps or _is_time_up(training):
             break
+
+
+def _average_epoch(training: Training, epoch: int) -> None:
+    """Let the average take in the weights of an epoch, once, even if the validation after it is stopped."""
+    if training.average is not None and training.progress.averaged_epochs == epoch:
+        training.average.after_epoch(training.network, epoch)
+        training.progress.averaged_epochs = epoch + 1
 
 
 def _is_time_up(training: Training) -> bool:

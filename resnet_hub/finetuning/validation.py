@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from resnet_hub.errors import ConfigError, DataError
 from resnet_hub.finetuning.class_matching import match_classes
-from resnet_hub.finetuning.config import FinetuneConfig, load_config
+from resnet_hub.finetuning.config import FinetuneConfig
+from resnet_hub.finetuning.config_file import load_config
 from resnet_hub.finetuning.data import load_data, load_split
 from resnet_hub.finetuning.loader import evaluation_batches
 from resnet_hub.finetuning.loop import compute_split

@@ -93,7 +93,8 @@ def validation_split(run: Path) -> "Split":
     Raises:
         UserError: the data is not there, or too large to be read through for a few images.
     """
-    from resnet_hub.finetuning.config import FinetuneConfig, load_config  # noqa: PLC0415  needs `finetune`
+    from resnet_hub.finetuning.config import FinetuneConfig  # noqa: PLC0415  needs `finetune`
+    from resnet_hub.finetuning.config_file import load_config  # noqa: PLC0415  needs `finetune`
     from resnet_hub.finetuning.data import load_data  # noqa: PLC0415
 
     total = sum(split.num_images for split in RunReport.load(run / "report.json").splits.values())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.command_line import Command, list_flags, parse_command_line
-from resnet_hub.finetuning.config import dump_config
+from resnet_hub.finetuning.config_file import dump_config
 from resnet_hub.launcher import run_processes
 
 _DESCRIPTION = """Fine-tune a ResNet on an image data set: recipes/finetune.py, started for the devices of

@@ -114,13 +114,13 @@ def test_a_run_of_best_exports_the_average_and_not_the_last_weights(tmp_path: Pa
 def test_the_average_follows_the_weights_by_its_decay(tmp_path: Path):
     run, training = prepared(tmp_path / "run", ema_decay=0.5, reestimate_batchnorm=0, max_train_steps=4)
     followed = [training.network.fc.weight.detach().clone()]
-    update = training.average.update
+    update = training.average.after_step
 
     def note_and_update(network: nn.Module, step: int) -> None:
         followed.append(network.fc.weight.detach().clone())
-        update(network, step=step)
+        update(network, step)
 
-    training.average.update = note_and_update
+    training.average.after_step = note_and_update
     train_epochs(run, training)
     expected = followed[0]
     for step, weights in enumerate(followed[1:], start=1):

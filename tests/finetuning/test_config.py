@@ -6,14 +6,8 @@ import pytest
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.command_line import parse_command_line
-from resnet_hub.finetuning.config import (
-    FIELD_NAMES,
-    FinetuneConfig,
-    load_config,
-    options_from_mapping,
-    save_config,
-    with_options,
-)
+from resnet_hub.finetuning.config import FIELD_NAMES, FinetuneConfig, with_options
+from resnet_hub.finetuning.config_file import load_config, options_from_mapping, save_config
 
 # Other programs type these; taking one away breaks them.
 PROMISED = [

@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 import resnet_hub
 from resnet_hub.cli import main as resnet_hub_command
 from resnet_hub.finetuning.__main__ import main
-from resnet_hub.finetuning.config import FinetuneConfig, load_config
+from resnet_hub.finetuning.config import FinetuneConfig
+from resnet_hub.finetuning.config_file import load_config
 from resnet_hub.finetuning.report import write_page
 from resnet_hub.finetuning.run_folder import RunFolder
 from resnet_hub.results import RunReport
