@@ -1,7 +1,10 @@
 """README is true: its Python runs, its commands parse, its links lead somewhere, its table is the family."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +60,32 @@ def test_the_commands_of_a_page_parse(page: Path):
             arguments = words[words.index(script or "resnet_hub.finetuning") + 1 :]
             if arguments != ["--help"]:
                 parse_command_line(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_shell_scripts_of_a_page_are_scripts(page: Path):
+    for script in blocks(page, "bash"):
+        done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_line_for_the_machines_of_the_hub_is_understood_by_its_client():
+    words = next(
+        words for words in commands(ROOT / "recipes/README.md") if words[:3] == ["hf", "jobs", "run"]
+    )
+    program = Path(sys.executable).with_name("hf")
+    inner = shlex.split(words[-1].partition("&&")[2])
+    assert inner[:2] == ["resnet-hub", "finetune"]
+    parse_command_line(inner[2:])
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "hf_" + "x" * 30}
+    done = subprocess.run(
+        [program, *words[1:3], "--dry-run", *words[3:]],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert "Job not submitted" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
