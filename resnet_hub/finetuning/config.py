@@ -60,6 +60,12 @@ class FinetuneConfig:
     """Column that holds the labels; found by its type, then by name, if not given."""
     max_bad_images: float = 0.01
     """Share of unreadable images that may be left out, with a list; above it the run stops."""
+    streaming: bool = False
+    """Read training images as they are needed, with bounded memory and no copy on disk."""
+    shuffle_buffer: int | None = None
+    """Images in memory, of all processes together, that --streaming shuffles among themselves; 4096."""
+    stream_parts: int | None = None
+    """Parts of the stream that are read side by side, shared by all processes; 8 or a few more."""
     image_cache: Path | None = None
     """Folder that keeps training images decoded and reduced, for many epochs of large images."""
     image_cache_gb: float = 50.0
@@ -224,6 +230,8 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
             "repeated_augmentation",
             "early_stopping_epochs",
             "gradual_unfreezing",
+            "shuffle_buffer",
+            "stream_parts",
         ),
         lambda value: value >= 1,
         "1 or more",
@@ -315,6 +323,24 @@ _CONTRADICTIONS: tuple[tuple[Callable[[FinetuneConfig], Any], str], ...] = (
     (
         lambda c: c.average_last_epochs and (c.ema or c.ema_decay),
         "--average_last_epochs {average_last_epochs} and --ema are two kinds of average; use one of them.",
+    ),
+    (
+        lambda c: not c.streaming and (c.shuffle_buffer or c.stream_parts),
+        "--shuffle_buffer and --stream_parts do something only with --streaming.",
+    ),
+    (
+        lambda c: c.streaming and c.image_cache,
+        "--image_cache keeps training images on the disk, and --streaming does not. Leave out one of them.",
+    ),
+    (
+        lambda c: c.streaming and c.class_weights != "none",
+        "--class_weights {class_weights} needs the number of images of each class, which is not known with "
+        "--streaming. Leave out one of the two.",
+    ),
+    (
+        lambda c: c.streaming and c.repeated_augmentation > 1,
+        "--repeated_augmentation {repeated_augmentation} needs images in any order, and --streaming has them "
+        "in one. Leave out one of the two.",
     ),
     (
         lambda c: c.auto_augment and c.augmentation not in (None, "crop", "light"),

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from resnet_hub.errors import DataError
 from resnet_hub.finetuning.config import FinetuneConfig
-from resnet_hub.finetuning.data_facts import DataFacts, describe, understand
+from resnet_hub.finetuning.data_facts import understand
 from resnet_hub.finetuning.image_column import ImageColumn
+from resnet_hub.finetuning.image_data import ImageData, find_bad_images, without_bad
 from resnet_hub.finetuning.inspection import Inspector
 from resnet_hub.finetuning.labels import Labels, find_columns, read_labels
 from resnet_hub.finetuning.sources import Source, open_source
@@ -25,57 +26,19 @@ from resnet_hub.finetuning.splits import (
     resolve_split,
     stratified_sides,
 )
-
-_SHOWN = 10  # bad images in an error message
-
-
-@dataclass(frozen=True, kw_only=True)
-class BadImage:
-    """A row that was left out because its image cannot be used."""
-
-    split: str
-    """Of the source, which is where a person finds it."""
-    row: int
-    used_for: str
-    problem: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageData:
-    """A data set ready for training: splits, classes, and what was understood."""
-
-    name: str
-    revision: str | None
-    class_names: tuple[str, ...]
-    """In the order of the network's outputs."""
-    multi_label: bool
-    train: Split
-    validation: Split | None
-    test: Split | None
-    fingerprint: str
-    """Changes with any image, label, class name or split; a resumed run compares it."""
-    facts: DataFacts
-    bad_images: tuple[BadImage, ...]
-
-    @property
-    def splits(self) -> dict[str, Split]:
-        """The splits there are, by name."""
-        found = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: split for name, split in found.items() if split is not None}
-
-    def table(self) -> str:
-        """What was understood, as a table for a terminal."""
-        title = self.name + (f" at {self.revision[:12]}" if self.revision else "")
-        return describe(title, self.class_names, self.splits, self.facts, num_bad=len(self.bad_images))
+from resnet_hub.finetuning.streamed_data import load_streamed
 
 
 def load_data(config: FinetuneConfig, inspect: Inspector | None = None) -> ImageData:
     """Find, read, check and split the data set that `config` names.
 
     Every image is read once, by `inspect`; without it by this process alone. Raises DataError, before
-    anything is written, for whatever cannot be found, understood or trusted.
+    anything is written, for whatever cannot be found, understood or trusted. With `--streaming` the training
+    split is a stream, of which only a sample is read here.
     """
     inspect = inspect or Inspector()
+    if config.streaming:
+        return load_streamed(config, inspect)
     source = open_source(config)
     sizes = {name: len(split) for name, split in source.splits.items()}
     roles = find_roles(sizes, config)
@@ -94,7 +57,7 @@ def load_data(config: FinetuneConfig, inspect: Inspector | None = None) -> Image
         for name, values in labels.values.items()
     }
     bad_images = find_bad_images(found, sizes, config.max_bad_images)
-    readable = {name: _without_bad(split) for name, split in found.items()}
+    readable = {name: without_bad(split) for name, split in found.items()}
     splits = take_missing_splits(readable, labels, config)
     return ImageData(
         name=source.name,
@@ -142,29 +105,7 @@ def load_split(config: FinetuneConfig, name: str | None) -> LoadedSplit:
         seen=Inspector()(images, role.rows),
     )
     find_bad_images({spec: split}, sizes, config.max_bad_images)
-    return LoadedSplit(source=source, labels=labels, split=_without_bad(split))
-
-
-def find_bad_images(
-    splits: Mapping[str, Split], sizes: Mapping[str, int], limit: float
-) -> tuple[BadImage, ...]:
-    """The rows whose images cannot be used; DataError with a list if they are more than `limit` of all."""
-    bad: list[BadImage] = []
-    for name, split in splits.items():
-        for position in np.flatnonzero(split.seen.problems != ""):
-            source_split, row = place_of(int(split.rows[position]), sizes)
-            problem = str(split.seen.problems[position])
-            bad.append(BadImage(split=source_split, row=row, used_for=name, problem=problem))
-    total = sum(len(split) for split in splits.values())
-    if len(bad) > limit * total:
-        listed = "\n".join(f"  {image.split} row {image.row}: {image.problem}" for image in bad[:_SHOWN])
-        more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        raise DataError(
-            f"{len(bad):,} of {total:,} images ({len(bad) / total:.1%}) cannot be used; --max_bad_images "
-            f"allows {limit:.1%}.\n{listed}{more}\nRepair or remove them, or raise --max_bad_images to leave "
-            "them out."
-        )
-    return tuple(bad)
+    return LoadedSplit(source=source, labels=labels, split=without_bad(split))
 
 
 def take_missing_splits(
@@ -202,13 +143,6 @@ def take_missing_splits(
 
 def _features_of_train(source: Source, train: Role, sizes: Mapping[str, int]) -> Any:
     return source.splits[place_of(int(train.rows[0]), sizes)[0]].features
-
-
-def _without_bad(split: Split) -> Split:
-    good = split.seen.problems == ""
-    if not good.any():
-        raise DataError(f"No image for {split.name} ({split.how}) can be used.")
-    return split if good.all() else split.take(good, name=split.name, how=split.how)
 
 
 def _groups(labels: NDArray[Any]) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,29 @@ _FEWEST_PIXELS = 8  # on a side; the smallest data set in use, the digits, has i
 _IMBALANCE = 10  # images of the commonest class over those of the rarest, from which on it is worth a note
 
 
+class AnySplit(Protocol):
+    """What can be said of any split, one that is streamed among them."""
+
+    @property
+    def name(self) -> str:
+        """train, validation or test."""
+        ...
+
+    @property
+    def how(self) -> str:
+        """How it came about."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
     """What was understood of a data set."""
 
     columns: Columns
     class_counts: Mapping[str, tuple[int, ...]]
-    """Split -> images of each class."""
+    """Split -> images of each class; without a split that is streamed."""
     size_range: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
     """Width and height in pixels of the smallest, the median and the largest image, by area."""
     kinds: Mapping[str, int]
@@ -49,6 +65,33 @@ class DataFacts:
 def understand(columns: Columns, labels: Labels, splits: Mapping[str, Split]) -> DataFacts:
     """The facts of a data set with these final splits."""
     counts = {name: _count_classes(split, len(labels.class_names)) for name, split in splits.items()}
+    return _facts(columns, labels, splits, counts, notes=_notes_on_classes(labels, counts))
+
+
+def understand_stream(
+    columns: Columns, labels: Labels, splits: Mapping[str, Split], *, sample: str
+) -> DataFacts:
+    """The facts of a data set whose training images are streamed; `splits[sample]` are some of these."""
+    counts = {
+        name: _count_classes(split, len(labels.class_names))
+        for name, split in splits.items()
+        if name != sample
+    }
+    note = (
+        f"Training images are streamed: what is said of their sizes, kinds and duplicates is of a sample of "
+        f"{len(splits[sample]):,}; how many each class has is not known."
+    )
+    return _facts(columns, labels, splits, counts, notes=[note])
+
+
+def _facts(
+    columns: Columns,
+    labels: Labels,
+    splits: Mapping[str, Split],
+    counts: Mapping[str, tuple[int, ...]],
+    *,
+    notes: Sequence[str],
+) -> DataFacts:
     sizes = np.concatenate([split.seen.sizes for split in splits.values()])
     by_area = sizes[np.argsort(sizes.prod(axis=1), kind="stable")]
     smallest, median, largest = (
@@ -63,7 +106,7 @@ def understand(columns: Columns, labels: Labels, splits: Mapping[str, Split]) ->
         kinds=dict(kinds.most_common()),
         duplicates=duplicates,
         notes=(
-            *_notes_on_classes(labels, counts),
+            *notes,
             *_notes_on_images(kinds, duplicates, sizes),
             *(f"{name} has no labels and is not scored." for name in labels.unlabelled),
         ),
@@ -73,7 +116,7 @@ def understand(columns: Columns, labels: Labels, splits: Mapping[str, Split]) ->
 def describe(
     title: str,
     class_names: Sequence[str],
-    splits: Mapping[str, Split],
+    splits: Mapping[str, AnySplit],
     facts: DataFacts,
     *,
     num_bad: int,
@@ -84,7 +127,10 @@ def describe(
         ("data set", title),
         ("columns", f"images in {facts.columns.image!r}, labels in {facts.columns.label!r}"),
         ("classes", f"{len(class_names)}: {_some(class_names)}"),
-        *((split.name, _describe_split(split, facts.class_counts[split.name])) for split in splits.values()),
+        *(
+            (split.name, _describe_split(split, facts.class_counts.get(split.name)))
+            for split in splits.values()
+        ),
         ("images", f"{smallest} to {largest}, median {median}; {_describe_kinds(facts.kinds)}"),
         ("left out", f"{num_bad:,} unreadable images" if num_bad else "none"),
         *(("note", note) for note in facts.notes),
@@ -93,8 +139,9 @@ def describe(
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
 
 
-def _describe_split(split: Split, counts: Sequence[int]) -> str:
-    return f"{len(split):,} images, {min(counts):,} to {max(counts):,} per class ({split.how})"
+def _describe_split(split: AnySplit, counts: Sequence[int] | None) -> str:
+    per_class = f", {min(counts):,} to {max(counts):,} per class" if counts else ""
+    return f"{len(split):,} images{per_class} ({split.how})"
 
 
 def _describe_kinds(kinds: Mapping[str, int]) -> str:

@@ -20,6 +20,9 @@ _LONGER = 2  # times as many with `long_schedule`
 # Images whose features are kept in memory to fit fc: with 2048 of them an image these are 1.6 GB.
 _MOST_FEATURES = 200_000
 
+_SHUFFLED = 4096  # images of a stream that are shuffled among themselves; 0.4 GB of photographs of 500x375
+_PARTS = 8  # of a stream, at least: 1, 2, 4 and 8 processes can share them
+
 SMALL_IMAGE = 64  # pixels; up to here images are padded and cropped, above they are cropped and resized
 
 
@@ -72,7 +75,7 @@ def complete(
         config.ema if config.ema_decay is None else config.ema_decay > 0
     )
     decided = {
-        "fit_fc_first": config.pretrained and num_train <= _MOST_FEATURES,
+        "fit_fc_first": config.pretrained and (config.streaming or num_train <= _MOST_FEATURES),
         "label_smoothing": 0.0 if multi_label else 0.1,
         "image_size": image_size,
         "train_image_size": train_size,
@@ -90,6 +93,13 @@ def complete(
         ),
         "reestimate_batchnorm": min(num_train, _BATCHNORM_IMAGES) if is_averaged else 0,
     }
+    if config.streaming:
+        decided |= {"shuffle_buffer": _SHUFFLED, "stream_parts": world_size * math.ceil(_PARTS / world_size)}
+    if config.stream_parts and config.stream_parts % world_size:
+        raise ConfigError(
+            f"--stream_parts {config.stream_parts} cannot be shared equally by {world_size} processes. Give "
+            f"a multiple of {world_size}, or another number of processes."
+        )
     still_open = {name: value for name, value in decided.items() if getattr(config, name) is None}
     return with_options(config, **still_open | batches | {"num_train_epochs": epochs})
 

@@ -86,24 +86,30 @@ class ImageColumn:
 
     def read(self, value: Mapping[str, Any] | None) -> bytes:
         """The bytes of the image file that a row holds or names; raises BadImageError."""
-        if value is None or (value["bytes"] is None and not value["path"]):
-            raise BadImageError("is missing: None")
-        if value["bytes"] is not None:
-            return value["bytes"]
-        path: str = value["path"]
-        if not self._is_ours(path):
-            raise BadImageError(f"is not in the data set but names another place: {path}")
-        try:
-            with open(path, "rb") as file:  # noqa: PTH123  a Path costs as much as reading a small file
-                return file.read()
-        except (OSError, ValueError) as error:
-            raise BadImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        return read_stored(value, self.folders)
 
-    def _is_ours(self, path: str) -> bool:
-        """Whether the path, with all links followed, is in one of the folders of the data set."""
-        if os.path.islink(path):  # noqa: PTH114  the same
-            return any(Path(path).resolve().is_relative_to(folder) for folder in self.folders)
-        return _is_within(os.path.dirname(path), self.folders)  # noqa: PTH120  the same
+
+def read_stored(value: Mapping[str, Any] | None, folders: tuple[Path, ...]) -> bytes:
+    """The bytes of the image that a row holds, or names in one of these folders; raises BadImageError."""
+    if value is None or (value["bytes"] is None and not value["path"]):
+        raise BadImageError("is missing: None")
+    if value["bytes"] is not None:
+        return value["bytes"]
+    path: str = value["path"]
+    if not _is_ours(path, folders):
+        raise BadImageError(f"is not in the data set but names another place: {path}")
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  a Path costs as much as reading a small file
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise BadImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _is_ours(path: str, folders: tuple[Path, ...]) -> bool:
+    """Whether the path, with all links followed, is in one of the folders of the data set."""
+    if os.path.islink(path):  # noqa: PTH114  the same
+        return any(Path(path).resolve().is_relative_to(folder) for folder in folders)
+    return _is_within(os.path.dirname(path), folders)  # noqa: PTH120  the same
 
 
 def _file_stamp(path: str) -> str | None:

@@ -1,9 +1,9 @@
 """Which column holds the images and which the labels, and what the labels mean."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import datasets
@@ -104,11 +104,17 @@ def is_image(feature: Any) -> bool:
     )
 
 
-def read_labels(splits: Mapping[str, datasets.Dataset], column: str, roles: Mapping[str, Role]) -> Labels:
+def read_labels(
+    splits: Mapping[str, datasets.Dataset],
+    column: str,
+    roles: Mapping[str, Role],
+    names: Sequence[str] | None = None,
+) -> Labels:
     """The labels of every role, as places in one list of class names.
 
-    The names are those the data set declares, else the sorted values that occur. A role none of whose rows is
-    labelled (published test splits) is listed as unlabelled; single rows without label are an error.
+    The names are the given ones, else those the data set declares, else the sorted values that occur. A role
+    none of whose rows is labelled (published test splits) is listed as unlabelled; single rows without label
+    are an error.
     """
     everything: list[Any] = []
     for split in splits.values():
@@ -118,7 +124,7 @@ def read_labels(splits: Mapping[str, datasets.Dataset], column: str, roles: Mapp
     sizes = {name: len(split) for name, split in splits.items()}
     _check_labelled(values, unlabelled, column, roles, sizes)
     values = {role: found for role, found in values.items() if role not in unlabelled}
-    names = _declared_names(splits, column)
+    names = list(names) if names else declared_names({n: s.features for n, s in splits.items()}, column)
     lists = any(isinstance(value, list) for found in values.values() for value in found)
     if lists:
         values, width = _read_one_hot(values)
@@ -133,6 +139,53 @@ def read_labels(splits: Mapping[str, datasets.Dataset], column: str, roles: Mapp
             f"All training images have the same label {only!r} in column {column}; nothing can be learnt."
         )
     return Labels(class_names=tuple(names), multi_label=lists, values=labels, unlabelled=unlabelled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelReader:
+    """Makes labels, one by one, of what a label column holds; for rows that are read as a stream."""
+
+    column: str
+    feature: Any
+    """The type of the column."""
+    class_names: tuple[str, ...] = ()
+    """In the order of the network's outputs."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has any number of labels."""
+        return _inner(self.feature) is not self.feature
+
+    def names_in(self, values: Iterable[Any]) -> set[Any]:
+        """The different values among those that the column holds, without those that stand for none."""
+        plain = _plain_value(self.feature, self.column)
+        return {plain(value) for value in set(values)} - {None}
+
+    def one(self, value: Any) -> NDArray[Any]:
+        """int64 (), or float32 (classes,) of zeros and ones for a list; DataError for what is no class."""
+        plain = self._plain(value)
+        if plain is None or (isinstance(plain, list) and None in plain):
+            raise DataError(f"it has no label in column {self.column}.")
+        wanted = plain if isinstance(plain, list) else [plain]
+        unknown = [label for label in wanted if str(label) not in self._places]
+        if unknown:
+            raise DataError(
+                f"its label {unknown[0]!r} in column {self.column} is none of {len(self._places)} classes."
+            )
+        places = [self._places[str(label)] for label in wanted]
+        if not isinstance(plain, list):
+            return np.array(places[0], dtype=np.int64)
+        label = np.zeros(len(self._places), dtype=np.float32)
+        label[places] = 1
+        return label
+
+    @cached_property
+    def _plain(self) -> Callable[[Any], Any]:
+        return _plain_value(self.feature, self.column)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.class_names)}
 
 
 def _choose_column(
@@ -192,17 +245,22 @@ def _plain_values(split: datasets.Dataset, column: str) -> list[Any]:
     """Class names, numbers, texts or lists of them; None where a row has no label."""
     if column not in split.column_names:
         return [None] * len(split)  # unlabelled splits sometimes lack the column altogether
-    feature = split.features[column]
     table: Any = split.select_columns([column]).with_format("arrow")[:]
-    stored: list[Any] = table.column(0).to_pylist()
+    plain = _plain_value(split.features[column], column)
+    values = [plain(value) for value in table.column(0).to_pylist()]
+    if all(value == MISSING for value in values):
+        return [None] * len(values)
+    return values
+
+
+def _plain_value(feature: Any, column: str) -> Callable[[Any], Any]:
+    """What makes a class name, number, text or list of them of what a column of this type holds."""
     inner = _inner(feature)
     if isinstance(inner, ClassLabel):
-        return [_read(value, partial(_name_of_class, inner.names, column)) for value in stored]
+        return partial(_read, one=partial(_name_of_class, inner.names, column))
     if isinstance(inner, Value) and inner.dtype.startswith("float"):
-        return [_read(value, partial(_whole_number, column)) for value in stored]
-    if all(value == MISSING for value in stored):
-        return [None] * len(stored)
-    return stored
+        return partial(_read, one=partial(_whole_number, column))
+    return lambda value: value
 
 
 def _read(value: Any, one: Callable[[Any], Any]) -> Any:
@@ -251,11 +309,11 @@ def _check_labelled(
         )
 
 
-def _declared_names(splits: Mapping[str, datasets.Dataset], column: str) -> list[str] | None:
+def declared_names(features_of_splits: Mapping[str, Features], column: str) -> list[str] | None:
     """The class names that the data set declares; refuses splits that declare different ones."""
     first: list[str] | None = None
-    for name, split in splits.items():
-        inner = _inner(split.features.get(column))
+    for name, features in features_of_splits.items():
+        inner = _inner(features.get(column))
         if not isinstance(inner, ClassLabel):
             continue
         if first is None:

@@ -6,7 +6,7 @@ Images stay uint8; they become float on the device, which moves a quarter of the
 import atexit
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any, NamedTuple, Protocol
@@ -16,11 +16,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from resnet_hub.errors import RunError
 from resnet_hub.finetuning.augment import TrainTransform, keyed_randomness
-from resnet_hub.finetuning.sampler import EpochPlan, Indices, part
-from resnet_hub.images import DecodableImage
+from resnet_hub.finetuning.sampler import EpochPlan, Indices, Share, part
+from resnet_hub.finetuning.train_stream import StreamedImages, TrainStream
+from resnet_hub.images import BadImageError, DecodableImage, read_header
 from resnet_hub.preprocessing import Preprocessing
 
+Augment = Callable[[DecodableImage, int, int], Tensor]
+"""Of an image, the epoch and the number of the image."""
 _PREFETCH = 4  # batches that each worker reads ahead; enough to ride out an epoch's largest images
 
 
@@ -30,6 +34,8 @@ class Batch(NamedTuple):
     images: Tensor  # uint8 (batch, channels, height, width)
     labels: Tensor  # int64 (batch,) or float32 (batch, classes)
     indices: Tensor  # int64 (batch,)
+    unreadable: Sequence[tuple[int, str]] = ()
+    """Of a stream: rows that were to be among them, each with what is wrong with its image."""
 
 
 class LabelledImages(Protocol):
@@ -71,7 +77,7 @@ class TrainBatches:
 
     def __init__(
         self,
-        split: LabelledImages,
+        split: LabelledImages | TrainStream,
         transforms: Sequence[TrainTransform],
         plan: EpochPlan,
         *,
@@ -85,16 +91,25 @@ class TrainBatches:
         plan.check_parts(world_size, num_micro)
         self.plan = plan
         self._num_micro = num_micro
-        self._keys = _TrainKeys(plan=plan, rank=rank, world_size=world_size, num_micro=num_micro)
-        images = _TrainImages(split, transforms, seed=plan.seed)
+        share = Share(rank, world_size, num_micro)
+        augment = partial(_augment, transforms, plan.seed)
+        if isinstance(split, TrainStream):
+            self._keys = _TrainKeys(partial(split.batches, plan, share))
+            images = _StreamedTrainImages(split.where, augment)
+        else:
+            self._keys = _TrainKeys(partial(_batches_by_index, plan, share))
+            images = _TrainImages(split, augment)
         self._loader = _make_loader(images, self._keys, num_workers=num_workers, pin_memory=pin_memory)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """The micro-batches of each step of an epoch, from `first_step` on."""
-        self._keys.epoch, self._keys.first_step = epoch, first_step
-        batches = iter(self._loader)
-        for _ in range(first_step, self.plan.steps_per_epoch):
-            yield [next(batches) for _ in range(self._num_micro)]
+        self._keys.start_with(epoch, first_step)
+        try:
+            batches = iter(self._loader)
+            for _ in range(first_step, self.plan.steps_per_epoch):
+                yield [next(batches) for _ in range(self._num_micro)]
+        finally:
+            self._keys.close()
 
 
 def evaluation_batches(
@@ -117,38 +132,54 @@ def evaluation_batches(
     return iter(_make_loader(images, keys, num_workers=min(num_workers, len(keys)), pin_memory=pin_memory))
 
 
-@dataclass(kw_only=True)
 class _TrainKeys:
-    """What the loader asks its data set for: (epoch, indices) of each micro-batch of the set epoch."""
+    """What the loader asks its data set for: (epoch, what is in it) of each micro-batch of the set epoch."""
 
-    plan: EpochPlan
-    rank: int
-    world_size: int
-    num_micro: int
-    epoch: int = 0
-    first_step: int = 0
+    def __init__(self, batches: Callable[[int, int], Iterator[Any]]) -> None:
+        self._batches = batches
+        self._epoch = self._first_step = 0
+        self._left: Iterator[Any] = iter(())
 
-    def __iter__(self) -> Iterator[tuple[int, Indices]]:
-        for step in range(self.first_step, self.plan.steps_per_epoch):
-            for micro in range(self.num_micro):
-                yield (
-                    self.epoch,
-                    self.plan.batch(
-                        self.epoch,
-                        step,
-                        rank=self.rank,
-                        world_size=self.world_size,
-                        micro=micro,
-                        num_micro=self.num_micro,
-                    ),
-                )
+    def start_with(self, epoch: int, first_step: int) -> None:
+        """What the next iterator begins with."""
+        self._epoch, self._first_step = epoch, first_step
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        self.close()
+        self._left = self._batches(self._epoch, self._first_step)
+        return ((self._epoch, batch) for batch in self._left)
+
+    def close(self) -> None:
+        """End the last iterator, which may be reading ahead; a loader with workers holds on to it."""
+        if isinstance(self._left, Generator):
+            self._left.close()
+
+
+def _batches_by_index(plan: EpochPlan, share: Share, epoch: int, first_step: int) -> Iterator[Indices]:
+    for step in range(first_step, plan.steps_per_epoch):
+        for micro in range(share.num_micro):
+            yield plan.batch(
+                epoch,
+                step,
+                rank=share.rank,
+                world_size=share.world_size,
+                micro=micro,
+                num_micro=share.num_micro,
+            )
+
+
+def _augment(
+    transforms: Sequence[TrainTransform], seed: int, encoded: DecodableImage, epoch: int, index: int
+) -> Tensor:
+    with keyed_randomness(seed, epoch, index):
+        return transforms[min(epoch, len(transforms) - 1)](encoded)
 
 
 class _TrainImages(Dataset[Batch]):
     """Whole augmented batches by (epoch, indices)."""
 
-    def __init__(self, split: LabelledImages, transforms: Sequence[TrainTransform], *, seed: int) -> None:
-        self._split, self._transforms, self._seed = split, transforms, seed
+    def __init__(self, split: LabelledImages, augment: Augment) -> None:
+        self._split, self._augment = split, augment
 
     def __getitems__(self, key: tuple[int, Indices]) -> Batch:
         epoch, indices = key
@@ -158,9 +189,35 @@ class _TrainImages(Dataset[Batch]):
         ]
         return _batch(self._split, images, indices)
 
-    def _augment(self, encoded: DecodableImage, epoch: int, index: int) -> Tensor:
-        with keyed_randomness(self._seed, epoch, index):
-            return self._transforms[min(epoch, len(self._transforms) - 1)](encoded)
+
+class _StreamedTrainImages(Dataset[Batch]):
+    """Whole augmented batches by (epoch, images of a stream); those that cannot be used are left out."""
+
+    def __init__(self, where: Callable[[int], tuple[str, int]], augment: Augment) -> None:
+        self._where, self._augment = where, augment
+
+    def __getitems__(self, key: tuple[int, StreamedImages]) -> Batch:
+        epoch, streamed = key
+        images: dict[int, Tensor] = {}
+        unreadable: list[tuple[int, str]] = []
+        rows = zip(streamed.numbers.tolist(), streamed.data, streamed.problems, strict=True)
+        for place, (number, data, problem) in enumerate(rows):
+            try:
+                if problem:
+                    raise BadImageError(problem)
+                images[place] = self._augment(read_header(data), epoch, number)
+            except BadImageError as error:
+                unreadable.append((number, str(error)))
+        if not images:
+            listed = "; ".join("{} row {}: {}".format(*self._where(row), text) for row, text in unreadable)
+            raise RunError(f"None of the images of a batch can be used: {listed}. Repair or remove them.")
+        places = np.array(list(images))
+        return Batch(
+            _stacked(list(images.values())),
+            torch.from_numpy(streamed.labels[places]),
+            torch.from_numpy(streamed.numbers[places]),
+            tuple(unreadable),
+        )
 
 
 class _EvaluationImages(Dataset[Batch]):
@@ -176,9 +233,12 @@ class _EvaluationImages(Dataset[Batch]):
 
 
 def _batch(split: LabelledImages, images: list[Tensor], indices: Indices) -> Batch:
-    # Stacked with the channels last, as decoders leave them and as the network takes them: nothing is moved.
-    pixels = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-    return Batch(pixels, torch.from_numpy(split.labels[indices]), torch.from_numpy(indices.copy()))
+    return Batch(_stacked(images), torch.from_numpy(split.labels[indices]), torch.from_numpy(indices.copy()))
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
+    """The images with the channels last, as decoders leave them and as the network takes them."""
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def _make_loader(

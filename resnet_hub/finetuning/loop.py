@@ -52,6 +52,8 @@ class Progress:
     """Losses of the steps since the last event, so that a resumed run logs what an uninterrupted one does."""
     parts: int = 1
     """Parts that each micro-batch is computed in, because as a whole it did not fit into memory."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Row -> what is wrong with its image, of the training images that a stream has left out so far."""
     station_seconds: dict[str, float] = field(default_factory=dict)
     """Where the time went on this process, over all starts of the run: see `stopwatch.STATIONS`."""
 

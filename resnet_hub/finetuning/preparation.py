@@ -36,6 +36,7 @@ from resnet_hub.finetuning.sampler import EpochPlan
 from resnet_hub.finetuning.split import Split
 from resnet_hub.finetuning.teacher import Teacher, load_teacher
 from resnet_hub.finetuning.tracking import check_trackers
+from resnet_hub.finetuning.train_stream import TrainStream
 from resnet_hub.hub import may_be_public
 from resnet_hub.hub.access import asking, offline
 from resnet_hub.preprocessing import Preprocessing
@@ -64,7 +65,7 @@ class Run:
     """The training images, if they are cached."""
 
     @property
-    def train_images(self) -> Split | ReducedImages:
+    def train_images(self) -> Split | ReducedImages | TrainStream:
         """What training batches are made from; evaluation always reads the images themselves."""
         return self.cached_train or self.data.train
 
@@ -105,7 +106,7 @@ class Run:
             interpolation=self.preprocessing.interpolation,
         )
         cached = build_image_cache(
-            self.data.train,
+            self.data.mapped_train,
             reduction,
             self.config.image_cache,
             limit_bytes=self.config.image_cache_gb * 1e9,
@@ -157,6 +158,7 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
         model_image_size=Preprocessing.of_model(model).image_size[0],
         world_size=machine.world_size,
     )
+    data = data.in_order_of(config)
     assert config.image_size is not None
     describe_preprocessing(
         model, image_size=config.image_size, crop_pct=config.crop_pct, class_names=data.class_names

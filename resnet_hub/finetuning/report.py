@@ -172,8 +172,7 @@ def _save_examples(run: Run, predictions: Predictions) -> None:
 
 def _write_example(run: Run, path: Path) -> None:
     """Save the first test image, for the three lines that show how to use the export."""
-    split = run.data.test or run.data.validation or run.data.train
-    assert split is not None
+    split = run.data.test or run.data.validation or run.data.mapped_train
     split.image(0).save(path)
 
 

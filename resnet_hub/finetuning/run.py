@@ -1,9 +1,8 @@
 """The story of a run, on one screen: from a configuration to a report, an export and a card."""
 
-from dataclasses import asdict
-
 from resnet_hub.errors import RunError, UserError
 from resnet_hub.finetuning.config import FinetuneConfig
+from resnet_hub.finetuning.left_out import all_left_out
 from resnet_hub.finetuning.preemption import PreemptionWatch
 from resnet_hub.finetuning.preparation import confirm_publishing, prepare
 from resnet_hub.finetuning.report import measure, publish_if_asked, write_results
@@ -34,7 +33,7 @@ def finetune(config: FinetuneConfig) -> RunReport:
                 run.config,
                 facts=run.facts(),
                 machine=run.machine.record(),
-                bad_images=[asdict(image) for image in run.data.bad_images],
+                bad_images=all_left_out(run),
             )
         try:
             run = run.with_cached_images()

@@ -170,11 +170,21 @@ class RunFolder:
         self.plots.mkdir(exist_ok=True)
         record = {"facts": facts, "machine": machine} | describe_environment()
         _write_whole(self.environment, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-        if bad_images:
-            lines = (json.dumps(image, ensure_ascii=False) + "\n" for image in bad_images)
-            _write_whole(self.bad_images, "".join(lines))
+        self.write_bad_images(bad_images)
         save_config(config, self.config.with_suffix(".tmp"))
         self.config.with_suffix(".tmp").replace(self.config)
+
+    def write_bad_images(self, images: Sequence[Mapping[str, Any]]) -> None:
+        """Write the list of images that were left out; an empty one is no file."""
+        if images:
+            _write_whole(self.bad_images, "".join(map(_as_line, images)))
+        else:
+            self.bad_images.unlink(missing_ok=True)
+
+    def add_bad_images(self, images: Sequence[Mapping[str, Any]]) -> None:
+        """Append to the list of images that were left out."""
+        with self.bad_images.open("a", encoding="utf-8") as file:
+            file.writelines(map(_as_line, images))
 
     def log(self, event: str, *, step: int, epoch: float, **values: Any) -> None:
         """Append an event to `metrics.jsonl`."""
@@ -226,6 +236,10 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
+
+
+def _as_line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def _write_whole(path: Path, text: str) -> None:

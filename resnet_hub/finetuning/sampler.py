@@ -5,6 +5,7 @@ Nothing here has a state, so a run can start at any step and two machines never 
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,14 @@ from numpy.typing import NDArray
 from resnet_hub.errors import ConfigError
 
 Indices = NDArray[np.int64]
+
+
+class Share(NamedTuple):
+    """Which part of each step a process has, and in how many micro-batches."""
+
+    rank: int
+    world_size: int
+    num_micro: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +64,27 @@ class EpochPlan:
 
     def global_batch(self, epoch: int, step: int) -> Indices:
         """The images of one optimizer step over all processes and micro-batches."""
-        assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
-        batch = part(self.order(epoch), step, self.steps_per_epoch)
+        start, stop = self.bounds(step)
+        batch = self.order(epoch)[start:stop]
         if self.copies == 1:
             return batch
         # Copy by copy, so that an image is not mixed with itself, and its copies are on several processes.
         return batch[np.argsort(batch // self.num_images, kind="stable")]
+
+    def bounds(self, step: int) -> tuple[int, int]:
+        """The first place of an epoch that belongs to a step, and the first behind it."""
+        assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
+        return bounds(self.num_images, step, self.steps_per_epoch)
+
+    def every_nth(self, step: int, share: Share, micro: int) -> range:
+        """The places of one micro-batch on one process, where process r has those that are r modulo all.
+
+        What `batch` is for images that can be had in any order; this is for a stream.
+        """
+        start, stop = self.bounds(step)
+        first = start + (share.rank - start) % share.world_size
+        mine = range(first, stop, share.world_size)
+        return mine[slice(*bounds(len(mine), micro, share.num_micro))]
 
     def batch(
         self, epoch: int, step: int, *, rank: int, world_size: int, micro: int, num_micro: int
@@ -88,9 +112,14 @@ class EpochPlan:
 
 def part(indices: Indices, number: int, count: int) -> Indices:
     """Part `number` of `count` consecutive parts whose sizes differ by at most one (as numpy.array_split)."""
-    size, larger = divmod(len(indices), count)
+    return indices[slice(*bounds(len(indices), number, count))]
+
+
+def bounds(length: int, number: int, count: int) -> tuple[int, int]:
+    """Where part `number` of `count` consecutive parts begins and ends; sizes differ by at most one."""
+    size, larger = divmod(length, count)
     start = number * size + min(number, larger)
-    return indices[start : start + size + (number < larger)]
+    return start, start + size + (number < larger)
 
 
 @lru_cache(maxsize=2)  # this epoch and, for loaders that read ahead, the next

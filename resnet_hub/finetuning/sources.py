@@ -4,7 +4,8 @@ import glob
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,49 @@ def open_source(config: FinetuneConfig) -> Source:
     return _open_hub(config.dataset_name, config)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FoundBuilder:
+    """What `datasets` would read a data set with, which has not been read yet."""
+
+    name: str
+    revision: str | None
+    """Commit of the Hub data set."""
+    builder: datasets.DatasetBuilder
+
+
+def find_builder(config: FinetuneConfig) -> FoundBuilder | None:
+    """The builder of a data set that `datasets` would copy before use; None for one that is mapped as it is.
+
+    Copied are data sets of the Hub and folders of Parquet; class folders, saved data sets and the digits are
+    not. Raises DataError as `open_source` does.
+    """
+    name = config.dataset_name
+    if name is None or name == DIGITS:
+        return None
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        folder = folder.resolve()
+        if _is_saved(folder):
+            return None
+        with reading(name):
+            patterns = _split_patterns(folder)
+            builder = datasets.load_dataset_builder(
+                str(folder), config.dataset_config_name, data_files=patterns
+            )
+        return FoundBuilder(name=name, revision=None, builder=builder) if builder.name == "parquet" else None
+    if folder.exists() or _looks_like_a_path(name):
+        raise DataError(_no_such_folder("dataset_name", folder))
+    if constants.is_offline_mode():
+        raise DataError(
+            f"--streaming reads {name} from the Hub in every epoch, and HF_HUB_OFFLINE is set. Unset it, or "
+            "leave out --streaming to use what an earlier run left in the cache."
+        )
+    revision = _hub_commit(name, config.dataset_revision)
+    with reading(name, is_hub=True):
+        builder = datasets.load_dataset_builder(name, config.dataset_config_name, revision=revision)
+    return FoundBuilder(name=name, revision=revision, builder=builder)
+
+
 def make_digits() -> datasets.Dataset:
     """The 1,797 scanned digits of scikit-learn, 8x8 pixels in 16 grey levels, as PNGs with their class.
 
@@ -108,7 +152,7 @@ def _open_class_folders(config: FinetuneConfig) -> Source:
 def _open_folder(name: str, folder: Path, config: FinetuneConfig) -> Source:
     """A folder of images, of Parquet, or one that `save_to_disk` wrote."""
     folder = folder.resolve()
-    if any((folder / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
+    if _is_saved(folder):
         found = _load(name, lambda: datasets.load_from_disk(str(folder)))
     else:
         found = _load(
@@ -118,6 +162,11 @@ def _open_folder(name: str, folder: Path, config: FinetuneConfig) -> Source:
             ),
         )
     return Source(name=folder.name, revision=None, splits=_as_splits(found), folders=(folder,))
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote the folder."""
+    return any((folder / marker).is_file() for marker in ("dataset_dict.json", "state.json"))
 
 
 def _split_patterns(folder: Path) -> dict[str, list[str]] | None:
@@ -172,8 +221,17 @@ def _load(
     name: str, load: Callable[[], datasets.DatasetDict | datasets.Dataset], *, is_hub: bool = False
 ) -> datasets.DatasetDict | datasets.Dataset:
     """What `load` returns, with the errors of `datasets` turned into help."""
-    try:
+    with reading(name, is_hub=is_hub):
         return load()
+
+
+@contextmanager
+def reading(name: str, *, is_hub: bool = False) -> Iterator[None]:
+    """Inside, the errors of `datasets` become help: DataErrors."""
+    try:
+        yield
+    except DataError:
+        raise
     except (HTTPError, ConnectionError) as error:
         raise DataError(_unreachable(name, error)) from error
     except DatasetNotFoundError as error:

@@ -19,6 +19,7 @@ from resnet_hub.finetuning.checkpoint import (
 )
 from resnet_hub.finetuning.config_file import plain_values
 from resnet_hub.finetuning.freezing import train_all_but
+from resnet_hub.finetuning.left_out import all_left_out
 from resnet_hub.finetuning.loader import Batch, CopiedImages, TrainBatches
 from resnet_hub.finetuning.loop import Progress, Trainer
 from resnet_hub.finetuning.losses import make_loss_function
@@ -27,6 +28,7 @@ from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.stopwatch import SAVING, Stopwatch
 from resnet_hub.finetuning.sync_batchnorm import synchronise_batchnorm
 from resnet_hub.finetuning.tracking import Tracking
+from resnet_hub.finetuning.train_stream import TrainStream
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ def start_or_resume(run: Run) -> Training:
             run.machine.accelerator.scaler.load_state_dict(checkpoint.values["scaler"])
         if run.machine.is_main:
             run.folder.rewind_log(checkpoint.values["log_size"])
+            run.folder.write_bad_images(all_left_out(run, progress))
             remove_leftovers(run.folder.checkpoints)
         run.display.say(f"going on from step {progress.step} of {run.total_steps}")
     elif run.machine.is_main:
@@ -137,9 +140,11 @@ def fc_is_to_be_fitted(run: Run, progress: Progress) -> bool:
 
 def make_train_batches(run: Run, *, num_workers: int) -> TrainBatches:
     """This process's share of the steps of training."""
-    copies = run.config.repeated_augmentation
+    images, copies = run.train_images, run.config.repeated_augmentation
+    if not isinstance(images, TrainStream) and copies > 1:
+        images = CopiedImages(images, copies)
     return TrainBatches(
-        run.train_images if copies == 1 else CopiedImages(run.train_images, copies),
+        images,
         build_train_transforms(run.config, run.preprocessing),
         run.plan,
         rank=run.machine.rank,
@@ -189,7 +194,7 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
         ),
         loss_function=make_loss_function(
             config,
-            run.data.train.labels,
+            run.data.mapped_train.labels,
             num_classes=len(run.data.class_names),
             device=run.machine.accelerator.device,
         ),

@@ -13,6 +13,7 @@ from resnet_hub.finetuning.data import Split
 from resnet_hub.finetuning.evaluation import evaluate, features, reestimate_batchnorm, validation_batches
 from resnet_hub.finetuning.fit_fc import Examples, fit_linear_classifier, set_classifier
 from resnet_hub.finetuning.freezing import num_frozen_stages, train_all_but
+from resnet_hub.finetuning.left_out import LeftOut
 from resnet_hub.finetuning.loop import Progress, train_steps
 from resnet_hub.finetuning.metrics import score_predictions
 from resnet_hub.finetuning.preparation import Run
@@ -71,7 +72,7 @@ def _fit_fc(run: Run, training: Training) -> None:
     validation = run.data.validation
     with torch.inference_mode(False):
         fitted = fit_linear_classifier(
-            examples(run.data.train),
+            examples(run.data.mapped_train),
             None if validation is None else examples(validation),
             num_classes=len(run.data.class_names),
             between_penalties=run.stop_if_asked,
@@ -83,7 +84,7 @@ def _fit_fc(run: Run, training: Training) -> None:
     if training.average is not None:
         training.average.begin(network)
     training.progress.seconds += time.monotonic() - started
-    training.progress.images += len(run.data.train)
+    training.progress.images += len(run.data.mapped_train)
     _validate(run, training, epoch=-1)
     _log(run, training, "fit_fc", {"penalty": fitted.penalty})
     training.progress.fc_is_fitted = True
@@ -96,8 +97,10 @@ def _train_epoch(run: Run, training: Training, epoch: int) -> None:
     if progress.step >= run.total_steps:  # resumed between the last step and its validation
         return
     train_all_but(training.network, num_frozen_stages(config, training.network, epoch))
-    steps = training.batches.epoch(epoch, first_step)
+    left_out = LeftOut(run, progress)
+    steps = left_out.noting(training.batches.epoch(epoch, first_step))
     for measured in train_steps(training.trainer, progress, steps, epoch=epoch):
+        left_out.settle(step=progress.step - 1 - epoch * run.plan.steps_per_epoch)
         if training.average is not None:
             training.average.after_step(training.network, progress.step)
         progress.recent_losses.append(measured["loss"])

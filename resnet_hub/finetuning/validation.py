@@ -191,7 +191,7 @@ def _load_run_data(request: ValidationRequest) -> _Data:
             f"The data set {data.name} is no longer the one that {folder} was trained and measured on. To "
             "score the model on it as it is now, name it: --dataset_name and --split."
         )
-    splits = {name: split for name, split in data.splits.items() if name != "train"}
+    splits = data.evaluated
     if request.split is not None:
         if request.split not in splits:
             raise DataError(f"The run has no split {request.split!r} but {', '.join(splits) or 'none'}.")

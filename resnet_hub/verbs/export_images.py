@@ -101,7 +101,7 @@ def validation_split(run: Path) -> "Split":
     if total > _LARGEST_DATA_SET:
         raise DataError(f"It has {total:,} images, which would all be read.")
     data = load_data(FinetuneConfig(**load_config(run / "config.yaml")))
-    return data.validation or data.train
+    return data.validation or data.mapped_train
 
 
 def _of_run(run: Path, preprocessing: Preprocessing, at_most: int) -> Pictures:
