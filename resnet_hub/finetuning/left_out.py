@@ -57,7 +57,7 @@ class LeftOut:
         lines = "\n".join(f"  {image.split} row {image.row}: {image.problem}" for image in newest)
         raise RunError(
             f"{len(unreadable):,} of {total:,} training images cannot be used so far; --max_bad_images "
-            f"allows {limit:.1%}. The last of them:\n{lines}\nAll are listed in {self._run.folder.bad_images}. "
+            f"allows {limit:.1%}. The last of them:\n{lines}\nAll are in {self._run.folder.bad_images}. "
             "Repair or remove them, or start a new run with a higher --max_bad_images."
         )
 

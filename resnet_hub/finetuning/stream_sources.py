@@ -43,6 +43,8 @@ class StreamSource:
     """Folders that rows may name files in."""
     fingerprint: str
     """Changes with the list of files, their sizes and the commit; what is in the files is not read for it."""
+    stamp: str
+    """The same, and changes with the place and the times of files on the disk too."""
 
 
 def open_stream(config: FinetuneConfig) -> StreamSource:
@@ -68,6 +70,7 @@ def _open_mapped(config: FinetuneConfig) -> StreamSource:
     features = next(iter(source.splits.values())).features
     columns = find_columns(features, config)
     images = ImageColumn.of(source.splits, columns.image, source.folders)
+    fingerprint = _digest([(name, split._fingerprint) for name, split in source.splits.items()])
     return StreamSource(
         name=source.name,
         revision=source.revision,
@@ -76,7 +79,8 @@ def _open_mapped(config: FinetuneConfig) -> StreamSource:
         split_sizes={name: len(split) for name, split in source.splits.items()},
         shards=MappedShards.of(source.splits, images, columns.label),
         folders=source.folders,
-        fingerprint=_digest([(name, split._fingerprint) for name, split in source.splits.items()]),
+        fingerprint=fingerprint,
+        stamp=fingerprint,
     )
 
 
@@ -104,6 +108,7 @@ def _open_parquet(
         shards=shards,
         folders=() if revision else (Path(name).expanduser().resolve(),),
         fingerprint=_digest(known),
+        stamp=_digest([known, [_times(file) for file in index.files]]),
     )
 
 
@@ -125,6 +130,7 @@ def _open_remote_files(
         }
     images = ImageColumn.of(listed, columns.image, ())
     mapped = MappedShards.of(listed, images, columns.label)
+    fingerprint = _digest([(name, revision, config.dataset_config_name)])
     return StreamSource(
         name=name,
         revision=revision,
@@ -133,7 +139,8 @@ def _open_remote_files(
         split_sizes={split: len(rows) for split, rows in listed.items()},
         shards=RemoteFileShards(listed=mapped, root=f"{builder.base_path}/"),
         folders=(),
-        fingerprint=_digest([(name, revision, config.dataset_config_name)]),
+        fingerprint=fingerprint,
+        stamp=fingerprint,
     )
 
 
@@ -145,6 +152,13 @@ def _files_of_splits(builder: datasets.DatasetBuilder) -> dict[str, Sequence[str
 def _features_in(file: str) -> datasets.Features:
     with open_file(file) as opened:
         return datasets.Features.from_arrow_schema(pq.read_schema(opened))
+
+
+def _times(file: str) -> tuple[str, int, int] | None:
+    if is_remote(file):
+        return None  # its address has the commit
+    found = Path(file).stat()
+    return (str(Path(file).absolute()), found.st_mtime_ns, found.st_ino)
 
 
 def _digest(values: list[Any]) -> str:

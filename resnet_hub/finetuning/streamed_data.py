@@ -154,7 +154,9 @@ def _keep(
         for row in rows():
             yield {"number": row.number, columns.image: row.image, columns.label: row.label}
 
-    path = cache_path(what, source.fingerprint, columns, hashlib.sha256(pieces.tobytes()).hexdigest())
+    path = cache_path(
+        what, SAMPLE_IMAGES, source.stamp, columns, hashlib.sha256(pieces.tobytes()).hexdigest()
+    )
     table = write_once(path, datasets.Features(features), stored)
     numbers = np.array(_column(table, "number"), dtype=np.int64)
     return _Kept(table=table.remove_columns("number"), numbers=numbers)

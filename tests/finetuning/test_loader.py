@@ -69,7 +69,7 @@ def ledger(steps: Iterable[list[Batch]]) -> list[dict[int, str]]:
         {
             int(index): hashlib.sha256(image.numpy().tobytes() + str(label.tolist()).encode()).hexdigest()
             for batch in step
-            for image, label, index in zip(*batch, strict=True)
+            for image, label, index in zip(batch.images, batch.labels, batch.indices, strict=True)
         }
         for step in steps
     ]
