@@ -122,8 +122,12 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=4, help="how much larger the second data set is")
     parser.add_argument("--shuffle_buffer", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--streaming", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--measure",
+        type=Path,
+        help="measure one epoch of this folder, as the script does in a process of its own",
+    )
+    parser.add_argument("--streaming", action="store_true", help="with --measure: stream it")
     args = parser.parse_args()
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
