@@ -14,6 +14,7 @@ from torch import Tensor
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config import FinetuneConfig, Precision
 from resnet_hub.finetuning.cores import available_cores
+from resnet_hub.finetuning.freed_memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,9 @@ def start_machine(config: FinetuneConfig) -> Machine:
     num_cores = max(1, available_cores() // local_processes)
     # `accelerate launch` without --cpu and torchrun both leave OMP_NUM_THREADS=1 on a machine without GPUs.
     torch.set_num_threads(num_cores if cpu_only else min(num_cores, 4))
-    if not cpu_only:
+    if cpu_only:
+        keep_freed_memory()
+    else:
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
         torch.backends.cudnn.benchmark = True
     return Machine(
