@@ -4,30 +4,24 @@
 
 A seed chooses training images, order and new weights. All have the same test images, and every training
 image trains: there is no validation, so the last weights count. From scratch and `balanced` have the same
-steps and rate, and all else by the rule of every run. `--ways quick "head, AdamW" "head, SGD"` compares
-`quick` with a new fc that is trained for 30 epochs through the frozen network.
+steps and rate, and all else by the rule of every run. (benchmark_quick.py compares `quick` with others.)
 """
 
 import argparse
 import json
 import logging
 import tempfile
-import time
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import datasets
 import numpy as np
-import timm
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import nn
 
-import resnet_hub  # noqa: F401  registers the family
 from resnet_hub.finetuning import FinetuneConfig, finetune
 from resnet_hub.finetuning.config import RECIPES
 
@@ -36,11 +30,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "quick": RECIPES["quick"],
     "balanced": RECIPES["balanced"],
     "scratch": {"pretrained": False},
-}
-HEAD_EPOCHS, HEAD_BATCH = 30, 64
-HEAD_OPTIMIZERS = {
-    "head, AdamW": lambda weights: torch.optim.AdamW(weights, lr=1e-2, weight_decay=0.01),
-    "head, SGD": lambda weights: torch.optim.SGD(weights, lr=0.1, momentum=0.9, nesterov=True),
 }
 
 
@@ -51,7 +40,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
     parser.add_argument("--images", nargs="+", default=["5", "20", "all"], help="training images a class")
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=[*WAYS, *HEAD_OPTIMIZERS])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--learning_rate", type=float, default=3e-3)
@@ -113,8 +102,6 @@ def digits_of(images: str, *, seed: int) -> datasets.DatasetDict:
 def measure(way: str, images: str, seed: int, options: argparse.Namespace) -> tuple[float, float]:
     """Percent of the test images that are right, and the seconds of training."""
     splits = digits_of(images, seed=seed)
-    if way in HEAD_OPTIMIZERS:
-        return train_head(way, splits, seed, options.image_size)
     with tempfile.TemporaryDirectory() as folder:
         splits.save_to_disk(f"{folder}/digits")
         config: dict[str, Any] = {
@@ -131,39 +118,6 @@ def measure(way: str, images: str, seed: int, options: argparse.Namespace) -> tu
         report = finetune(FinetuneConfig(**config | WAYS[way]))
     assert report.test is not None
     return 100 * report.test.accuracy, report.train.seconds
-
-
-def train_head(way: str, splits: datasets.DatasetDict, seed: int, image_size: int) -> tuple[float, float]:
-    """The same for a new `fc` alone, trained in epochs through the frozen network in evaluation mode."""
-    torch.manual_seed(seed)
-    model = timm.create_model(MODEL, pretrained=True, num_classes=10).eval()
-    cfg = timm.data.resolve_model_data_config(model, args={"img_size": image_size})
-    transforms = {
-        "train": timm.data.create_transform(
-            **cfg, is_training=True, scale=(0.8, 1), hflip=0, color_jitter=None
-        ),
-        "test": timm.data.create_transform(**cfg),
-    }
-    optimizer = HEAD_OPTIMIZERS[way](model.fc.parameters())
-    train = splits["train"].with_format("python")
-    steps = HEAD_EPOCHS * -(-len(train) // HEAD_BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    photos, labels = [image.convert("RGB") for image in train["image"]], torch.tensor(train["label"])
-    started = time.monotonic()
-    for _ in range(HEAD_EPOCHS):
-        for chosen in torch.randperm(len(photos)).split(HEAD_BATCH):
-            inputs = torch.stack([transforms["train"](photos[index]) for index in chosen])
-            with torch.no_grad():
-                features = model.forward_head(model.forward_features(inputs), pre_logits=True)
-            nn.functional.cross_entropy(model.fc(features), labels[chosen]).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-    seconds = time.monotonic() - started
-    with torch.inference_mode():
-        tests = torch.stack([transforms["test"](image.convert("RGB")) for image in splits["test"]["image"]])
-        right = model(tests).argmax(dim=1) == torch.tensor(splits["test"]["label"])
-    return 100 * right.float().mean().item(), seconds
 
 
 if __name__ == "__main__":

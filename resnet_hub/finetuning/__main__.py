@@ -47,10 +47,15 @@ def _carry_out(command: Command, *, is_main: bool) -> int:
     if command.print_config:
         print(dump_config(command.options), end="")  # noqa: T201
         return 0
-    from resnet_hub.finetuning.run import dry_run, finetune  # noqa: PLC0415  --help does not wait for torch
+    from resnet_hub.finetuning.run import dry_run, find_learning_rate, finetune  # noqa: PLC0415  --help does not wait for torch
 
     if command.dry_run:
         dry_run(command.options)
+        return 0
+    if command.find_learning_rate:
+        search = find_learning_rate(command.options)
+        if is_main:
+            print(search.describe())  # noqa: T201
         return 0
     from resnet_hub.finetuning.summary import summarise  # noqa: PLC0415
 

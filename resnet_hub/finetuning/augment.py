@@ -232,6 +232,11 @@ class AutoAugment(nn.Module):
             "img_mean": tuple(min(255, round(255 * mean)) for mean in preprocessing.mean),
         }
         self._change = parse_auto_augment(name, hints)
+        self._description = f"{name!r}, {hints}"
+
+    def extra_repr(self) -> str:
+        """All that decides about the result; the feature cache goes by it."""
+        return self._description
 
     def forward(self, image: Tensor) -> Tensor:
         """The changed image, uint8 (channels, height, width)."""

@@ -30,6 +30,8 @@ class Command:
     best: that for longer, small images first, stronger augmentation, and averaged weights."""
     dry_run: bool = False
     """Understand the data, build the model, say what would be done, and stop."""
+    find_learning_rate: bool = False
+    """Try rates on the run's first steps, write learning_rate.png and .json into output_dir, suggest one."""
     print_config: bool = False
     """Print the configuration as YAML and stop."""
     options: Annotated[FinetuneConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=FinetuneConfig)

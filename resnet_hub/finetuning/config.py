@@ -98,6 +98,12 @@ class FinetuneConfig:
     # Training
     fit_fc_first: bool | None = None
     """Fit the new fc on features of the frozen network first; done with pretrained weights if not given."""
+    feature_views: int = 1
+    """Views of each training image that fc is fitted on: evaluation's, and further ones augmented."""
+    feature_cache: Path | None = None
+    """Folder that keeps features of the frozen network; later runs compute only those of other images."""
+    feature_cache_gb: float = 10.0
+    """Gigabytes that --feature_cache may take; what has not been used for longest is removed first."""
     num_train_epochs: int | None = None
     """Passes over the training split; from its size if not given; 0 leaves it at the fitted fc."""
     max_train_steps: int | None = None
@@ -219,6 +225,7 @@ FIELD_NAMES = tuple(field.name for field in fields(FinetuneConfig))
 _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     (
         (
+            "feature_views",
             "max_train_steps",
             "per_device_train_batch_size",
             "per_device_eval_batch_size",
@@ -244,6 +251,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
             "checkpoint_minutes",
             "image_cache_gb",
             "distillation_temperature",
+            "feature_cache_gb",
         ),
         lambda v: v > 0,
         "above 0",

@@ -1,8 +1,7 @@
 """What the network makes of a split: each image once, however many processes share the work."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 import torch
 from accelerate.utils import broadcast
@@ -31,20 +30,19 @@ def evaluate(
     if run.machine.world_size > 1 and not run.machine.sync_batchnorm:
         for buffer in network.buffers():  # each process has running statistics of its own
             broadcast(buffer)
-    num_outputs = len(run.data.class_names)
-    logits = _compute(run, training, split, network, num_outputs=num_outputs, full_precision=full_precision)
+    logits = compute_split(
+        network,
+        _batches(run, training, split),
+        num_outputs=len(run.data.class_names),
+        num_images=len(split),
+        batch_size=_batch_size(run),
+        preprocessing=run.preprocessing,
+        machine=run.machine,
+        between_batches=lambda: run.stop_if_asked(lambda: save(run, training, must=True)),
+        full_precision=full_precision,
+    )
     stopwatch.lap(EVALUATION)
     return logits
-
-
-def features(run: Run, training: Training, split: Split) -> Tensor:
-    """What `fc` would see of each image of a split, (images, features); raises Preempted when asked."""
-    network: Any = training.network.eval()
-
-    def compute(images: Tensor) -> Tensor:
-        return network.forward_head(network.forward_features(images), pre_logits=True)
-
-    return _compute(run, training, split, compute, num_outputs=network.head_hidden_size)
 
 
 @torch.no_grad()
@@ -84,29 +82,6 @@ def validation_batches(run: Run, split: Split, *, num_workers: int) -> Iterator[
         world_size=run.machine.world_size,
         num_workers=num_workers,
         pin_memory=run.machine.accelerator.device.type == "cuda",
-    )
-
-
-def _compute(
-    run: Run,
-    training: Training,
-    split: Split,
-    compute: Callable[[Tensor], Tensor],
-    *,
-    num_outputs: int,
-    full_precision: bool = False,
-) -> Tensor:
-    """What `compute` makes of each image of a split as evaluation sees it, (images, outputs), on the CPU."""
-    return compute_split(
-        compute,
-        _batches(run, training, split),
-        num_outputs=num_outputs,
-        num_images=len(split),
-        batch_size=_batch_size(run),
-        preprocessing=run.preprocessing,
-        machine=run.machine,
-        between_batches=lambda: run.stop_if_asked(lambda: save(run, training, must=True)),
-        full_precision=full_precision,
     )
 
 

@@ -15,7 +15,7 @@ def draw_learning_curves(events: Sequence[Mapping[str, Any]], path: Path) -> Pat
     """Loss and validation accuracy over the epochs, from the events of `metrics.jsonl`."""
     steps = [event for event in events if event["event"] == "train"]
     scores = [event for event in events if event["event"] == "validation"]
-    figure = _figure(width=9, height=3.6)
+    figure = new_figure(width=9, height=3.6)
     losses, accuracies = figure.subplots(1, 2)
     losses.plot([e["epoch"] for e in steps], [e["loss"] for e in steps], label="training", linewidth=1)
     losses.plot([e["epoch"] for e in scores], [e["loss"] for e in scores], label="validation", marker=".")
@@ -27,12 +27,12 @@ def draw_learning_curves(events: Sequence[Mapping[str, Any]], path: Path) -> Pat
     accuracies.set(xlabel="epoch", ylabel="validation accuracy in %")
     for axes in (losses, accuracies):
         axes.grid(alpha=0.3)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path) -> Path:
     """Confusion matrix, rows true and columns predicted, in shares of the true class."""
-    return _save(confusion_figure(counts, class_names), path)
+    return save_figure(confusion_figure(counts, class_names), path)
 
 
 def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
@@ -40,7 +40,7 @@ def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     num_classes = len(class_names)
     is_named = num_classes <= MAX_NAMED_CLASSES
     size = min(12.0, 3.0 + 0.35 * num_classes)
-    figure = _figure(width=size + 1, height=size)
+    figure = new_figure(width=size + 1, height=size)
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -58,12 +58,14 @@ def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     return figure
 
 
-def _figure(*, width: float, height: float) -> Figure:
+def new_figure(*, width: float, height: float) -> Figure:
+    """An empty figure, its size in inches."""
     with mpl.rc_context({"font.size": 9}):
         return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """The path of the figure's picture, written in a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, bbox_inches="tight")
     return path

@@ -63,6 +63,8 @@ def complete(
         raise ConfigError("--loss is for classes that exclude each other; these labels do not.")
     image_size = config.image_size or model_image_size
     train_size = config.train_image_size or image_size
+    augmentation = config.augmentation or ("crop" if image_size <= SMALL_IMAGE else "light")
+    _check_feature_views(config, num_train=num_train, augmentation=augmentation)
     batches = _batches(config, num_train=num_train, world_size=world_size)
     epochs = _epochs(config, num_train) if config.num_train_epochs is None else config.num_train_epochs
     steps_per_epoch = math.ceil(num_train / batches["images_per_step"])
@@ -79,7 +81,7 @@ def complete(
         "label_smoothing": 0.0 if multi_label else 0.1,
         "image_size": image_size,
         "train_image_size": train_size,
-        "augmentation": "crop" if image_size <= SMALL_IMAGE else "light",
+        "augmentation": augmentation,
         "per_device_eval_batch_size": 2 * batches["per_device_train_batch_size"],
         "num_train_epochs": epochs,
         "learning_rate": rate_at_64 * math.sqrt(batches["images_per_step"] / 64),
@@ -120,6 +122,21 @@ def _batches(config: FinetuneConfig, *, num_train: int, world_size: int) -> dict
         "per_device_train_batch_size": batch_size,
         "gradient_accumulation_steps": max(micro, math.ceil(per_step / (batch_size * world_size))),
     }
+
+
+def _check_feature_views(config: FinetuneConfig, *, num_train: int, augmentation: str) -> None:
+    views = config.feature_views
+    if views == 1:
+        return
+    if not config.pretrained or config.fit_fc_first is False:
+        raise ConfigError(f"--feature_views {views} is for fitting fc first, which this run does not do.")
+    if augmentation == "none":
+        raise ConfigError(f"--feature_views {views} needs an augmentation; with none all views are the same.")
+    if views * num_train > _MOST_FEATURES:
+        raise ConfigError(
+            f"--feature_views {views} of {num_train:,} images are more than the {_MOST_FEATURES:,} features "
+            f"that are kept in memory; at most {max(1, _MOST_FEATURES // num_train)} views fit."
+        )
 
 
 def _epochs(config: FinetuneConfig, num_train: int) -> int:

@@ -11,14 +11,13 @@ import json
 import logging
 import math
 import os
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_hub.errors import ConfigError
+from resnet_hub.finetuning.cache_folder import make_room, write_whole
 from resnet_hub.finetuning.crew import Crew
 from resnet_hub.finetuning.sampler import Indices
 from resnet_hub.finetuning.split import Split
@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 _SHARD = 32  # images in a file: as many large ones are in memory at once while it is built
 _SUFFIX = ".pixels"
 _CHECKSUM_BYTES = 4  # at the end of a file
-_SECONDS_TO_WRITE = 3600  # no file takes longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +158,8 @@ def build_image_cache(
     our_bytes = sum(size for size, name in zip(_shard_bytes(split, reduction), names, strict=True) if name)
     wanted = [folder / name if name else None for name in names]
     if crew.rank == 0:
-        _make_room(folder, set(filter(None, names)), our_bytes, limit_bytes)
+        ours = set(filter(None, names))
+        make_room(folder, _SUFFIX, ours=ours, our_bytes=our_bytes, limit_bytes=limit_bytes)
     builder = _Builder(split=split, reduction=reduction, paths=wanted)
     text = f"keeping {len(split):,} training images decoded in {folder}"
     num_shards = len(wanted)
@@ -235,44 +235,17 @@ def _shard_names(split: Split, reduction: Reduction, limit_bytes: float) -> list
     return names
 
 
-def _make_room(folder: Path, ours: set[str], our_bytes: int, limit_bytes: float) -> None:
-    """Remove files of other runs, the longest unused first, until ours fit beside the rest."""
-    others: list[tuple[float, int, Path]] = []
-    for path in folder.glob(f"*{_SUFFIX}*"):
-        with suppress(OSError):
-            found = path.stat()
-            age = time.time() - found.st_mtime
-            is_leftover = path.suffix != _SUFFIX and age > _SECONDS_TO_WRITE  # of a killed process
-            if is_leftover:
-                path.unlink()
-            elif path.name not in ours:
-                others.append((found.st_mtime, found.st_size, path))
-    too_much = our_bytes + sum(size for _, size, _ in others) - limit_bytes
-    for _, size, path in sorted(others):
-        if too_much <= 0:
-            break
-        with suppress(OSError):
-            path.unlink()
-            too_much -= size
-
-
 def _write_shard(path: Path, images: Sequence[Pixels]) -> None:
-    """Pixels of all images, then their checksum: under another name until it is on the disk."""
-    temporary = path.with_suffix(f"{_SUFFIX}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            checksum = 0
-            for pixels in images:
-                file.write(pixels.data)
-                checksum = zlib.crc32(pixels.data, checksum)
-            file.write(checksum.to_bytes(_CHECKSUM_BYTES, "little"))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    """Pixels of all images, then their checksum."""
+
+    def write(file: BinaryIO) -> None:
+        checksum = 0
+        for pixels in images:
+            file.write(pixels.data)
+            checksum = zlib.crc32(pixels.data, checksum)
+        file.write(checksum.to_bytes(_CHECKSUM_BYTES, "little"))
+
+    write_whole(path, write)
 
 
 def _is_whole(path: Path) -> bool:

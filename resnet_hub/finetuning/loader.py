@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from resnet_hub.errors import RunError
-from resnet_hub.finetuning.augment import TrainTransform, keyed_randomness
+from resnet_hub.finetuning.augment import EvaluationTransform, TrainTransform, keyed_randomness
 from resnet_hub.finetuning.sampler import EpochPlan, Indices, Share, part
 from resnet_hub.finetuning.train_stream import StreamedImages, TrainStream
 from resnet_hub.images import BadImageError, DecodableImage, read_header
@@ -122,13 +122,37 @@ def evaluation_batches(
     num_workers: int,
     pin_memory: bool,
 ) -> Iterator[Batch]:
+    """This process's share of a split as evaluation sees it: see `view_batches`."""
+    return view_batches(
+        split,
+        EvaluationTransform(preprocessing),
+        batch_size=batch_size,
+        rank=rank,
+        world_size=world_size,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+    )
+
+
+def view_batches(
+    split: LabelledImages,
+    transform: TrainTransform,
+    *,
+    seeds: Sequence[int] | None = None,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    num_workers: int,
+    pin_memory: bool,
+) -> Iterator[Batch]:
     """This process's share of a split, in order; every image is on exactly one process and none is repeated.
 
-    Shares differ by at most one image, so processes may have different numbers of batches, or none.
+    Shares differ by at most one image, so processes may have different numbers of batches, or none. A
+    transform that draws needs `seeds`, one for each image of the split.
     """
     share = part(np.arange(len(split.labels)), rank, world_size)
     keys = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
-    images = _EvaluationImages(split, preprocessing)
+    images = _ViewedImages(split, transform, seeds)
     return iter(_make_loader(images, keys, num_workers=min(num_workers, len(keys)), pin_memory=pin_memory))
 
 
@@ -220,16 +244,24 @@ class _StreamedTrainImages(Dataset[Batch]):
         )
 
 
-class _EvaluationImages(Dataset[Batch]):
-    """Whole batches by indices, as evaluation sees them."""
+class _ViewedImages(Dataset[Batch]):
+    """Whole batches by indices, each image always the same."""
 
-    def __init__(self, split: LabelledImages, preprocessing: Preprocessing) -> None:
-        self._split, self._preprocessing = split, preprocessing
+    def __init__(self, split: LabelledImages, transform: TrainTransform, seeds: Sequence[int] | None) -> None:
+        self._split, self._transform, self._seeds = split, transform, seeds
 
     def __getitems__(self, indices: Indices) -> Batch:
-        mode = self._preprocessing.mode
-        images = [self._preprocessing(encoded.decode(mode)) for encoded in self._split.encoded(indices)]
+        images = [
+            self._view(encoded, int(index))
+            for index, encoded in zip(indices, self._split.encoded(indices), strict=True)
+        ]
         return _batch(self._split, images, indices)
+
+    def _view(self, encoded: DecodableImage, index: int) -> Tensor:
+        if self._seeds is None:
+            return self._transform(encoded)
+        with keyed_randomness(self._seeds[index]):
+            return self._transform(encoded)
 
 
 def _batch(split: LabelledImages, images: list[Tensor], indices: Indices) -> Batch:

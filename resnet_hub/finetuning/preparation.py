@@ -19,6 +19,7 @@ from torch import nn
 
 from resnet_hub.errors import ConfigError, UserError
 from resnet_hub.finetuning.augment import parse_auto_augment, short_side_to_keep
+from resnet_hub.finetuning.cache_folder import check_cache_folder
 from resnet_hub.finetuning.config import FinetuneConfig, with_options
 from resnet_hub.finetuning.crew import Crew
 from resnet_hub.finetuning.data import ImageData, load_data
@@ -136,7 +137,8 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
     check_trackers(config.report_to)
     if config.auto_augment:
         parse_auto_augment(config.auto_augment)
-    _check_image_cache(config)
+    check_cache_folder(config.image_cache, flag="image_cache")
+    check_cache_folder(config.feature_cache, flag="feature_cache")
     _check_publishing(config)
     machine = start_machine(config)
     display = Display(is_main=machine.is_main)
@@ -216,17 +218,6 @@ def _typed(question: str, watch: PreemptionWatch) -> str:
             if watch.requested:
                 return ""
     return sys.stdin.readline()
-
-
-def _check_image_cache(config: FinetuneConfig) -> None:
-    folder = config.image_cache
-    if folder is None:
-        return
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--image_cache {folder} is a file; name a folder.")
-    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not os.access(parent, os.W_OK):
-        raise ConfigError(f"--image_cache {folder}: {parent} cannot be written to.")
 
 
 def _crew(machine: Machine, display: Display, watch: PreemptionWatch) -> Crew:

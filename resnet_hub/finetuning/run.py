@@ -1,12 +1,14 @@
 """The story of a run, on one screen: from a configuration to a report, an export and a card."""
 
-from resnet_hub.errors import RunError, UserError
-from resnet_hub.finetuning.config import FinetuneConfig
+from resnet_hub.errors import ConfigError, RunError, UserError
+from resnet_hub.finetuning.config import FinetuneConfig, with_options
+from resnet_hub.finetuning.features import fit_fc
 from resnet_hub.finetuning.left_out import all_left_out
 from resnet_hub.finetuning.preemption import PreemptionWatch
 from resnet_hub.finetuning.preparation import confirm_publishing, prepare
+from resnet_hub.finetuning.rate_finder import RateSearch, search_rate
 from resnet_hub.finetuning.report import measure, publish_if_asked, write_results
-from resnet_hub.finetuning.state import start_or_resume
+from resnet_hub.finetuning.state import fc_is_to_be_fitted, start_or_resume
 from resnet_hub.finetuning.training import draw_first_batches, train_epochs
 from resnet_hub.results import RunReport
 
@@ -57,3 +59,33 @@ def dry_run(config: FinetuneConfig) -> None:
     """Say what `finetune` would do, having checked all that it checks; writes nothing."""
     with PreemptionWatch() as watch:
         prepare(config, watch)
+
+
+def find_learning_rate(config: FinetuneConfig) -> RateSearch:
+    """Find a learning rate for a run by its own first steps, and write the search into the run's folder.
+
+    The run is not begun: no weights are kept, and `finetune` can use the folder afterwards. Every process
+    calls this, and every one gets the result.
+
+    Raises:
+        UserError: the request cannot be carried out; nothing was written.
+        RunError: the loss is no number from the first steps on; nothing was written.
+        Preempted: SIGTERM or SIGINT came; nothing was written.
+    """
+    config = with_options(
+        config, report_to="none", push_to_hub=False, hub_model_id=None, hub_private_repo=False
+    )
+    with PreemptionWatch() as watch:
+        run = prepare(config, watch)
+        run.folder.check_free_for_search()
+        if not run.total_steps:
+            raise ConfigError("--find_learning_rate: this run has no steps (--num_train_epochs 0).")
+        run = run.with_cached_images()
+        training = start_or_resume(run)
+        if fc_is_to_be_fitted(run, training.progress):
+            fit_fc(run, training.network)
+        search = search_rate(run, training)
+        if run.machine.is_main:
+            search.save(run.folder)
+        run.machine.accelerator.wait_for_everyone()
+        return search

@@ -24,6 +24,8 @@ _FREE_TO_CHANGE = frozenset(
     {
         "checkpoint_minutes",
         "dataloader_num_workers",
+        "feature_cache",
+        "feature_cache_gb",
         "gradient_accumulation_steps",
         "hub_model_id",
         "hub_private_repo",
@@ -40,9 +42,19 @@ _FREE_TO_CHANGE = frozenset(
 )
 
 
-# What a run that was killed before it wrote its configuration may have left.
+RATE_RECORD, RATE_PICTURE = "learning_rate.json", "learning_rate.png"
+
+# What a search of the rate may have left, or a run that was killed before it wrote its configuration.
 _STARTING_FILES = frozenset(
-    {"environment.json", "environment.tmp", "bad_images.jsonl", "config.tmp", "plots"}
+    {
+        "environment.json",
+        "environment.tmp",
+        "bad_images.jsonl",
+        "config.tmp",
+        "plots",
+        RATE_RECORD,
+        RATE_PICTURE,
+    }
 )
 
 
@@ -103,6 +115,16 @@ class RunFolder:
         return self.path / "predictions.parquet"
 
     @property
+    def rate_record(self) -> Path:
+        """What a search of the learning rate found, before the run."""
+        return self.path / RATE_RECORD
+
+    @property
+    def rate_picture(self) -> Path:
+        """The loss over the rate in that search."""
+        return self.path / RATE_PICTURE
+
+    @property
     def export(self) -> Path:
         """Folder of the exported model."""
         return self.path / "export"
@@ -133,6 +155,19 @@ class RunFolder:
         parent = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
         if not os.access(parent, os.W_OK):
             raise ConfigError(f"--output_dir {self.path}: {parent} cannot be written to.")
+
+    def check_free_for_search(self) -> None:
+        """Raise ConfigError if a search of the learning rate would write over something or come too late."""
+        if self.config.exists():
+            raise ConfigError(
+                f"--find_learning_rate: --output_dir {self.path} holds a run that has its rate already. Name "
+                f"another --output_dir."
+            )
+        if self.rate_record.exists():
+            raise ConfigError(
+                f"--find_learning_rate: {self.rate_record} is there from an earlier search. Remove it, or "
+                f"name another --output_dir."
+            )
 
     def check_same_run(self, config: FinetuneConfig, *, facts: Mapping[str, Any]) -> None:
         """Raise ConfigError, with the differences, if the folder holds an unfinished run of another kind.

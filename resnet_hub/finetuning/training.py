@@ -5,13 +5,11 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from resnet_hub.finetuning.contact_sheet import draw_batch
-from resnet_hub.finetuning.data import Split
-from resnet_hub.finetuning.evaluation import evaluate, features, reestimate_batchnorm, validation_batches
-from resnet_hub.finetuning.fit_fc import Examples, fit_linear_classifier, set_classifier
+from resnet_hub.finetuning.evaluation import evaluate, reestimate_batchnorm, validation_batches
+from resnet_hub.finetuning.features import fit_fc
 from resnet_hub.finetuning.freezing import num_frozen_stages, train_all_but
 from resnet_hub.finetuning.left_out import LeftOut
 from resnet_hub.finetuning.loop import Progress, train_steps
@@ -60,32 +58,13 @@ def _fit_fc(run: Run, training: Training) -> None:
     """Fit the new fc on the features of the frozen network, its BatchNorm in evaluation mode."""
     started = time.monotonic()
     training.trainer.stopwatch.start()
-    network: Any = training.network
-    device = run.machine.accelerator.device
-
-    def examples(split: Split) -> Examples:
-        return Examples(
-            features=features(run, training, split).to(device),
-            labels=torch.as_tensor(split.labels).to(device),
-        )
-
-    validation = run.data.validation
-    with torch.inference_mode(False):
-        fitted = fit_linear_classifier(
-            examples(run.data.mapped_train),
-            None if validation is None else examples(validation),
-            num_classes=len(run.data.class_names),
-            between_penalties=run.stop_if_asked,
-        )
-    set_classifier(network, fitted)
-    for tensor in network.get_classifier().parameters():
-        broadcast(tensor.data)  # GPUs may round differently; the weights have to be the same everywhere
+    fitted = fit_fc(run, training.network)
     training.trainer.stopwatch.lap(FIT_FC)
     if training.average is not None:
-        training.average.begin(network)
+        training.average.begin(training.network)
     training.progress.seconds += time.monotonic() - started
-    training.progress.images += len(run.data.mapped_train)
-    _validate(run, training, epoch=-1)
+    training.progress.images += run.config.feature_views * len(run.data.mapped_train)
+    _validate(run, training, epoch=-1, logits=fitted.validation_logits)
     _log(run, training, "fit_fc", {"penalty": fitted.penalty})
     training.progress.fc_is_fitted = True
     save(run, training)
@@ -132,7 +111,8 @@ def _has_stalled(run: Run, progress: Progress) -> bool:
     return patience is not None and progress.evaluated_epochs - progress.best_epoch >= patience
 
 
-def _validate(run: Run, training: Training, epoch: int) -> None:
+def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = None) -> None:
+    """Score the network on validation, and keep its weights if they are the best; `logits` if known."""
     progress = training.progress
     split, network = run.data.validation, training.candidate
     started = time.monotonic()
@@ -142,7 +122,7 @@ def _validate(run: Run, training: Training, epoch: int) -> None:
         progress.evaluated_epochs, progress.best_epoch = epoch + 1, epoch + 1
         training.best = _copy_weights(network)
         return
-    logits = evaluate(run, training, split, network)
+    logits = evaluate(run, training, split, network) if logits is None else logits
     score = score_predictions(logits, torch.as_tensor(split.labels), run.data.class_names)
     progress.seconds += time.monotonic() - started
     progress.evaluated_epochs = epoch + 1
