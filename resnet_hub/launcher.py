@@ -10,16 +10,20 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from resnet_hub.errors import RunError
 
-PREEMPTED = 75
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again later"
 LAUNCHED = "RESNET_HUB_LAUNCHED"
-"""Set in the environment of the processes; they stop when the launcher dies."""
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""Number of the launcher's process, in the environment of those it starts; they stop when it dies."""
+# What schedulers (TERM; USR1 by habit under SLURM), Ctrl-C and a terminal that goes away send.
+_STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+)
 _POLL_SECONDS = 0.1
 
 
@@ -28,8 +32,8 @@ def run_processes(
 ) -> int:
     """The exit code of a command that was run in so many processes, which share their work through torch.
 
-    0 if all end with 0; else the code of the first that did not, 1 for one that was killed. SIGTERM and
-    SIGINT are passed on: the processes are in groups of their own, so that Ctrl-C does not reach them twice.
+    0 if all end with 0; else the code of the first that did not, 1 for one that was killed. Signals that ask
+    to stop are passed on: the processes are in groups of their own, so that Ctrl-C does not reach them twice.
 
     Args:
         command: Program and arguments, the same for all.
@@ -45,7 +49,7 @@ def run_processes(
         "LOCAL_WORLD_SIZE": str(num_processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
-        LAUNCHED: "1",
+        LAUNCHED: str(os.getpid()),
     }
     processes: list[subprocess.Popen[bytes]] = []
     with _passing_on(processes) as passed_on:
@@ -58,8 +62,8 @@ def run_processes(
             raise RunError(f"Cannot start {command[0]}: {error}") from error
         finally:
             _end(processes)
-    if code < 0:  # killed; by a signal that was passed on if it came before they listened
-        return 128 - code if -code in passed_on else 1
+    if code < 0:  # killed; by a signal that was passed on if it came before they listened, and had begun
+        return PREEMPTED if -code in passed_on else 1
     return code
 
 
@@ -87,12 +91,30 @@ def _passing_on(processes: list[subprocess.Popen[bytes]]) -> Iterator[set[int]]:
         for process in processes:
             process.send_signal(number)
 
-    previous = {number: signal.signal(number, pass_on) for number in _SIGNALS}
+    previous = replace_handlers(pass_on)
     try:
         yield passed_on
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        restore_handlers(previous)
+
+
+def replace_handlers(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Let a function handle the signals that ask to stop; returns what handled them before.
+
+    SIGHUP stays ignored under `nohup`.
+    """
+    ignored = {
+        number
+        for number in _STOP_SIGNALS
+        if number not in (signal.SIGTERM, signal.SIGINT) and signal.getsignal(number) is signal.SIG_IGN
+    }
+    return {number: signal.signal(number, handler) for number in _STOP_SIGNALS if number not in ignored}
+
+
+def restore_handlers(previous: Mapping[int, Any]) -> None:
+    """Let the signals be handled as before `replace_handlers`."""
+    for number, handler in previous.items():
+        signal.signal(number, handler)
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:

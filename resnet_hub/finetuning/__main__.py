@@ -3,8 +3,8 @@
 From a checkout: accelerate launch recipes/finetune.py --config recipes/configs/digits.yaml
 From an install: accelerate launch -m resnet_hub.finetuning --train_dir photos --model my_resnet50
 
-Exit codes: 0 done; 2 bad input, nothing written over; 75 stopped by a signal with a checkpoint written, and
-the same command goes on; 1 anything else.
+Exit codes: 0 done; 2 bad input, nothing written over; 75 stopped by SIGTERM, SIGINT, SIGHUP or SIGUSR1 with
+all saved that there was, and the same command goes on; 1 anything else.
 """
 
 import logging
@@ -13,10 +13,8 @@ import sys
 from collections.abc import Sequence
 
 from resnet_hub.errors import RunError, UserError
-from resnet_hub.finetuning.command_line import Command, parse_command_line
-from resnet_hub.finetuning.config_file import dump_config
 from resnet_hub.finetuning.cores import wait_without_spinning
-from resnet_hub.finetuning.preemption import EXIT_CODE, Preempted
+from resnet_hub.finetuning.preemption import EXIT_CODE, MESSAGE, Preempted, ending_at_once
 
 BAD_INPUT = 2
 
@@ -26,24 +24,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_main = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.WARNING if is_main else logging.ERROR, format="%(message)s")
     wait_without_spinning()
-    try:
-        command = parse_command_line(arguments, description=__doc__)
-        return _carry_out(command, is_main=is_main)
-    except UserError as error:
+
+    def say(text: str) -> None:
         if is_main:
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201  the command speaks to a person
+            print(text, file=sys.stderr, flush=True)  # noqa: T201  the command speaks to a person
+
+    try:
+        with ending_at_once(lambda: say(MESSAGE)):  # until a run listens itself
+            return _carry_out(arguments, is_main=is_main)
+    except UserError as error:
+        say(f"error: {error}")
         return BAD_INPUT
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201  each process has its own
         return 1
     except Preempted:
-        if is_main:
-            text = "stopped by a signal; the same command goes on from here"
-            print(text, file=sys.stderr)  # noqa: T201
+        say(MESSAGE)
         return EXIT_CODE
 
 
-def _carry_out(command: Command, *, is_main: bool) -> int:
+def _carry_out(arguments: Sequence[str] | None, *, is_main: bool) -> int:
+    from resnet_hub.finetuning.command_line import parse_command_line  # noqa: PLC0415  signals are heard first
+    from resnet_hub.finetuning.config_file import dump_config  # noqa: PLC0415
+
+    command = parse_command_line(arguments, description=__doc__)
     if command.print_config:
         print(dump_config(command.options), end="")  # noqa: T201
         return 0

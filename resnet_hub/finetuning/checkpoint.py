@@ -8,7 +8,7 @@ safetensors and the rest in JSON: nothing is pickled.
 import hashlib
 import json
 import logging
-import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,12 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from resnet_hub.errors import RunError
+from resnet_hub.finetuning.disk import fsync
 
 logger = logging.getLogger(__name__)
 
 KEPT = 2
 _MANIFEST = "manifest.json"
 _TEMPORARY = ".writing-"
+_NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 
 
 class CheckpointError(RunError):
@@ -44,10 +46,11 @@ def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
     """Write the checkpoint of a step and remove those that are no longer needed.
 
     Whatever goes wrong, the checkpoints that were there before stay readable: they are removed only after
-    the new one is complete.
+    the new one is complete, and one of the same step (from a stop in validation) gets no second one in its
+    place but one beside it, `step-<step>-2`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"step-{step:08d}"
+    final = folder / _free_name(folder, step)
     temporary = folder / f"{_TEMPORARY}{final.name}"
     remove_leftovers(folder)
     temporary.mkdir()
@@ -58,24 +61,20 @@ def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
         _write_text(temporary / "values.json", json.dumps(checkpoint.values))
         hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
         for path in temporary.iterdir():
-            _fsync(path)
+            fsync(path)
         _write_text(temporary / _MANIFEST, json.dumps({"sha256": hashes}))
-        _fsync(temporary / _MANIFEST)
-        _fsync(temporary)
-        if final.exists():  # of the same step, from before a stop in validation, or damaged
-            final.rename(folder / f"{_TEMPORARY}replaced-{final.name}")
+        fsync(temporary / _MANIFEST)
+        fsync(temporary)
         temporary.rename(final)
-        _fsync(folder)
+        fsync(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    remove_leftovers(folder)
+    newest_first = _newest_first(folder)
+    place = newest_first.index(final)
     # Those of later steps were passed over as damaged when the run went on from an earlier one.
-    later, earlier = [], []
-    for path in _newest_first(folder):
-        (later if path.name > final.name else earlier).append(path)
-    for path in later + earlier[KEPT:]:
-        shutil.rmtree(path)
+    for path in newest_first[:place] + newest_first[place + KEPT :]:
+        shutil.rmtree(path, ignore_errors=True)  # the new one is whole; an old one that stays does no harm
     return final
 
 
@@ -119,6 +118,17 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what a process that was killed while writing left behind."""
     for path in folder.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(path)
+
+
+def remove_damaged(folder: Path) -> None:
+    """Remove damaged checkpoints that are newer than a whole one: they would count among those kept."""
+    damaged = []
+    for path in _newest_first(folder):
+        if find_damage(path) is None:
+            for other in damaged:
+                shutil.rmtree(other)
+            return
+        damaged.append(path)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -168,7 +178,20 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=_age, reverse=True)
+
+
+def _age(path: Path) -> tuple[int, int]:
+    """The step of a checkpoint, and its number among those of this step."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1]), int(match[2] or 1)
+
+
+def _free_name(folder: Path, step: int) -> str:
+    last = max((number for at, number in map(_age, _newest_first(folder)) if at == step), default=0)
+    return f"step-{step:08d}" + (f"-{last + 1}" if last else "")
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -178,11 +201,3 @@ def _write_text(path: Path, text: str) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -178,6 +178,8 @@ class FinetuneConfig:
     """BatchNorm over the batches of all processes; auto: when there are several."""
     dataloader_num_workers: int | None = None
     """Processes that load images, per training process; from the cores if not given."""
+    ddp_timeout: float = 600.0
+    """Seconds to wait for another process of the run, or for a batch, before it counts as lost."""
 
     # The run
     output_dir: Path | None = None
@@ -252,6 +254,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
             "image_cache_gb",
             "distillation_temperature",
             "feature_cache_gb",
+            "ddp_timeout",
         ),
         lambda v: v > 0,
         "above 0",

@@ -30,6 +30,8 @@ def evaluate(
     if run.machine.world_size > 1 and not run.machine.sync_batchnorm:
         for buffer in network.buffers():  # each process has running statistics of its own
             broadcast(buffer)
+    # The last evaluation has the best weights in the network; the checkpoint of the last epoch is there.
+    before_stop = None if full_precision else lambda: save(run, training, must=True)
     logits = compute_split(
         network,
         _batches(run, training, split),
@@ -38,7 +40,7 @@ def evaluate(
         batch_size=_batch_size(run),
         preprocessing=run.preprocessing,
         machine=run.machine,
-        between_batches=lambda: run.stop_if_asked(lambda: save(run, training, must=True)),
+        between_batches=lambda: run.stop_if_asked(before_stop),
         full_precision=full_precision,
     )
     stopwatch.lap(EVALUATION)
@@ -64,6 +66,7 @@ def reestimate_batchnorm(run: Run, training: Training, network: nn.Module, *, ep
         num_micro=run.config.gradient_accumulation_steps,
         num_workers=min(run.num_workers, num_steps),
         pin_memory=False,
+        wait_seconds=run.config.ddp_timeout,
     )
     steps = islice(batches.epoch(epoch), num_steps)
     images = (normalized(batch.images, run.preprocessing, run.machine) for step in steps for batch in step)
@@ -82,6 +85,7 @@ def validation_batches(run: Run, split: Split, *, num_workers: int) -> Iterator[
         world_size=run.machine.world_size,
         num_workers=num_workers,
         pin_memory=run.machine.accelerator.device.type == "cuda",
+        wait_seconds=run.config.ddp_timeout,
     )
 
 

@@ -3,21 +3,21 @@
 Images stay uint8; they become float on the device, which moves a quarter of the bytes.
 """
 
-import atexit
-import os
-import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from resnet_hub.errors import RunError
 from resnet_hub.finetuning.augment import EvaluationTransform, TrainTransform, keyed_randomness
+from resnet_hub.finetuning.loader_processes import WAIT_SECONDS, LastingLoader
 from resnet_hub.finetuning.sampler import EpochPlan, Indices, Share, part
 from resnet_hub.finetuning.train_stream import StreamedImages, TrainStream
 from resnet_hub.images import BadImageError, DecodableImage, read_header
@@ -25,7 +25,6 @@ from resnet_hub.preprocessing import Preprocessing
 
 Augment = Callable[[DecodableImage, int, int], Tensor]
 """Of an image, the epoch and the number of the image."""
-_PREFETCH = 4  # batches that each worker reads ahead; enough to ride out an epoch's largest images
 
 
 class Batch(NamedTuple):
@@ -86,6 +85,7 @@ class TrainBatches:
         num_micro: int,
         num_workers: int,
         pin_memory: bool,
+        wait_seconds: float = WAIT_SECONDS,
     ) -> None:
         """Use one transform for each epoch, the last one for all later epochs too."""
         plan.check_parts(world_size, num_micro)
@@ -93,23 +93,25 @@ class TrainBatches:
         self._num_micro = num_micro
         share = Share(rank, world_size, num_micro)
         augment = partial(_augment, transforms, plan.seed)
+        images: Dataset[Batch]
+        self._batches: Callable[[int, int], Iterator[Any]]
         if isinstance(split, TrainStream):
-            self._keys = _TrainKeys(partial(split.batches, plan, share))
+            self._batches = partial(split.batches, plan, share)
             images = _StreamedTrainImages(split.where, augment)
         else:
-            self._keys = _TrainKeys(partial(_batches_by_index, plan, share))
+            self._batches = partial(_batches_by_index, plan, share)
             images = _TrainImages(split, augment)
-        self._loader = _make_loader(images, self._keys, num_workers=num_workers, pin_memory=pin_memory)
+        self._loader: LastingLoader[Batch] = LastingLoader(
+            images, num_workers=num_workers, pin_memory=pin_memory, wait_seconds=wait_seconds
+        )
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """The micro-batches of each step of an epoch, from `first_step` on."""
-        self._keys.start_with(epoch, first_step)
-        try:
-            batches = iter(self._loader)
+        first_batch = first_step * self._num_micro
+        with closing(_EpochKeys(self._batches, epoch, first_batch, self._num_micro)) as keys:
+            batches = self._loader.batches(keys.after)
             for _ in range(first_step, self.plan.steps_per_epoch):
                 yield [next(batches) for _ in range(self._num_micro)]
-        finally:
-            self._keys.close()
 
 
 def evaluation_batches(
@@ -121,6 +123,7 @@ def evaluation_batches(
     world_size: int,
     num_workers: int,
     pin_memory: bool,
+    wait_seconds: float = WAIT_SECONDS,
 ) -> Iterator[Batch]:
     """This process's share of a split as evaluation sees it: see `view_batches`."""
     return view_batches(
@@ -131,6 +134,7 @@ def evaluation_batches(
         world_size=world_size,
         num_workers=num_workers,
         pin_memory=pin_memory,
+        wait_seconds=wait_seconds,
     )
 
 
@@ -144,6 +148,7 @@ def view_batches(
     world_size: int,
     num_workers: int,
     pin_memory: bool,
+    wait_seconds: float = WAIT_SECONDS,
 ) -> Iterator[Batch]:
     """This process's share of a split, in order; every image is on exactly one process and none is repeated.
 
@@ -152,26 +157,32 @@ def view_batches(
     """
     share = part(np.arange(len(split.labels)), rank, world_size)
     keys = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
-    images = _ViewedImages(split, transform, seeds)
-    return iter(_make_loader(images, keys, num_workers=min(num_workers, len(keys)), pin_memory=pin_memory))
+    loader: LastingLoader[Batch] = LastingLoader(
+        _ViewedImages(split, transform, seeds),
+        num_workers=min(num_workers, len(keys)),
+        pin_memory=pin_memory,
+        wait_seconds=wait_seconds,
+    )
+    return loader.batches(lambda done: keys[done:])
 
 
-class _TrainKeys:
-    """What the loader asks its data set for: (epoch, what is in it) of each micro-batch of the set epoch."""
+class _EpochKeys:
+    """What the loader asks its data set for: (epoch, what is in it) of each micro-batch of an epoch."""
 
-    def __init__(self, batches: Callable[[int, int], Iterator[Any]]) -> None:
-        self._batches = batches
-        self._epoch = self._first_step = 0
+    def __init__(
+        self, batches: Callable[[int, int], Iterator[Any]], epoch: int, first_batch: int, num_micro: int
+    ) -> None:
+        """Keys of an epoch from a micro-batch on; `batches(epoch, step)` gives those from a step on."""
+        self._batches, self._epoch = batches, epoch
+        self._first_batch, self._num_micro = first_batch, num_micro
         self._left: Iterator[Any] = iter(())
 
-    def start_with(self, epoch: int, first_step: int) -> None:
-        """What the next iterator begins with."""
-        self._epoch, self._first_step = epoch, first_step
-
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
+    def after(self, done: int) -> Iterator[tuple[int, Any]]:
+        """The keys that are left after so many micro-batches."""
         self.close()
-        self._left = self._batches(self._epoch, self._first_step)
-        return ((self._epoch, batch) for batch in self._left)
+        step, micro = divmod(self._first_batch + done, self._num_micro)
+        self._left = self._batches(self._epoch, step)
+        return ((self._epoch, batch) for batch in islice(self._left, micro, None))
 
     def close(self) -> None:
         """End the last iterator, which may be reading ahead; a loader with workers holds on to it."""
@@ -271,42 +282,3 @@ def _batch(split: LabelledImages, images: list[Tensor], indices: Indices) -> Bat
 def _stacked(images: list[Tensor]) -> Tensor:
     """The images with the channels last, as decoders leave them and as the network takes them."""
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-
-
-def _make_loader(
-    images: Dataset[Batch], keys: Any, *, num_workers: int, pin_memory: bool
-) -> DataLoader[Batch]:
-    """A loader whose data set answers each key with a whole batch."""
-    return DataLoader(
-        images,
-        batch_sampler=keys,
-        collate_fn=_as_it_is,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        prefetch_factor=_PREFETCH if num_workers else None,
-        pin_memory=pin_memory,
-        worker_init_fn=partial(_leave_signals_to_parent, _parent_exits()) if num_workers else None,
-        # A generator of its own: otherwise making an iterator would draw from the training's.
-        generator=torch.Generator(),
-    )
-
-
-def _as_it_is(batch: Any) -> Batch:
-    return batch
-
-
-@cache
-def _parent_exits() -> Tensor:
-    """One byte shared with all workers, set when this process begins to exit."""
-    flag = torch.zeros(1, dtype=torch.uint8).share_memory_()
-    atexit.register(flag.fill_, 1)
-    return flag
-
-
-def _leave_signals_to_parent(parent_exits: Tensor, worker: int) -> None:
-    """Let preemption be handled by the main process: a worker that died of it would take the last step along.
-
-    Python ends its children with SIGTERM when it exits, and waits for them; that one they obey.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if parent_exits.item() else None)

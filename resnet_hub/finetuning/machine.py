@@ -109,7 +109,7 @@ def start_machine(config: FinetuneConfig) -> Machine:
                     # Stages that do not learn yet give no gradient to wait for.
                     find_unused_parameters=config.gradual_unfreezing is not None,
                 ),
-                InitProcessGroupKwargs(timeout=timedelta(minutes=10)),
+                InitProcessGroupKwargs(timeout=timedelta(seconds=config.ddp_timeout)),
             ],
         )
     except ValueError as error:  # a device without bf16, or another precision earlier in this Python process

@@ -77,11 +77,6 @@ class Run:
         steps = self.config.num_train_epochs * self.plan.steps_per_epoch
         return min(steps, self.config.max_train_steps or steps)
 
-    @property
-    def repo_id(self) -> str:
-        """Where the run is published if that was asked for; without an owner it is the token's."""
-        return _repo_id(self.config)
-
     def facts(self) -> dict[str, Any]:
         """What a resumed run has to share with its beginning, besides the configuration."""
         return {
@@ -129,9 +124,8 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
 
     Raises UserError, with nothing written, for whatever cannot be carried out.
     """
-    config = with_options(config, output_dir=config.output_dir or _default_output_dir(config))
-    assert config.output_dir is not None
-    folder = RunFolder(config.output_dir)
+    folder = RunFolder(output_dir_of(config))
+    config = with_options(config, output_dir=folder.path)
     folder.check_usable(config)
     check_model_name(config)
     check_trackers(config.report_to)
@@ -198,7 +192,7 @@ def confirm_publishing(run: Run) -> None:
 
     Raises ConfigError after a no, with nothing written.
     """
-    repo_id = run.repo_id
+    repo_id = repo_id_of(run.config)
     asks = run.machine.is_main and run.config.push_to_hub and not run.config.hub_private_repo
     asks = asks and sys.stdin is not None and sys.stdin.isatty()
     declined = asks and not may_be_public(repo_id, ask=lambda text: _typed(text, run.watch))
@@ -240,7 +234,10 @@ def _images_seen() -> FactsMemory:
     return FactsMemory(Path(datasets.config.HF_DATASETS_CACHE) / "resnet_hub" / "images_seen")
 
 
-def _default_output_dir(config: FinetuneConfig) -> Path:
+def output_dir_of(config: FinetuneConfig) -> Path:
+    """The folder of the run; if it was not named, one of the data set and the model."""
+    if config.output_dir is not None:
+        return config.output_dir
     parts = (Path(config.dataset).name, Path(config.model_name_or_path).name)
     return Path("runs") / "_".join(part.replace(":", "-") for part in parts)
 
@@ -266,7 +263,7 @@ def _check_publishing(config: FinetuneConfig) -> None:
         raise ConfigError("--push_to_hub needs the Hub; HF_HUB_OFFLINE is set. Unset it, or publish later.")
     if get_token() is None:
         raise ConfigError("--push_to_hub needs a token: type `hf auth login` first, or set HF_TOKEN.")
-    repo_id = _repo_id(config)
+    repo_id = repo_id_of(config)
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -276,9 +273,9 @@ def _check_publishing(config: FinetuneConfig) -> None:
     asking(HfApi().whoami, repo_id=repo_id)
 
 
-def _repo_id(config: FinetuneConfig) -> str:
-    assert config.output_dir is not None
-    return config.hub_model_id or config.output_dir.name
+def repo_id_of(config: FinetuneConfig) -> str:
+    """The repository that the run is published to; without an owner it is the token's."""
+    return config.hub_model_id or output_dir_of(config).name
 
 
 @torch.inference_mode()

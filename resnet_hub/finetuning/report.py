@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from resnet_hub.finetuning.data import Split
 from resnet_hub.finetuning.evaluation import evaluate
 from resnet_hub.finetuning.figures import draw_confusion_matrix, draw_learning_curves
 from resnet_hub.finetuning.html import as_webp
+from resnet_hub.finetuning.loop import TrainingDivergedError
 from resnet_hub.finetuning.metrics import confusion, probabilities, score_predictions
 from resnet_hub.finetuning.page import PICTURE_SIZE, PICTURES_SHOWN, page_of_run, render_page
 from resnet_hub.finetuning.predictions import Predictions, write_predictions
 from resnet_hub.finetuning.preparation import Run
+from resnet_hub.finetuning.progress import Display
 from resnet_hub.finetuning.run_folder import RunFolder
 from resnet_hub.finetuning.state import Training
 from resnet_hub.hub import push_folder, save_folder
@@ -41,6 +44,11 @@ def measure(run: Run, training: Training) -> tuple[RunReport, dict[str, Tensor]]
     This is the only place that reads the test split, once and last. The network computes in float32, as the
     exported weights do wherever they are loaded, so that the numbers are theirs.
     """
+    if not training.best:
+        raise TrainingDivergedError(
+            "No validation of this run gave a loss that is a number, so there are no weights to export. "
+            "Start again with a lower --learning_rate, or with --mixed_precision no."
+        )
     accelerator = run.machine.accelerator
     # Without accelerate's own wrapping of `forward`, which computes in the run's precision.
     training.network = accelerator.unwrap_model(training.trainer.model, keep_fp32_wrapper=False)
@@ -99,16 +107,14 @@ def write_page(folder: RunFolder, report: RunReport) -> None:
         )
 
 
-def publish_if_asked(run: Run) -> None:
-    """Push the export if the configuration says so; raises PublishingError, which takes nothing back."""
-    config = run.config
-    if not config.push_to_hub:
-        return
+def publish(folder: RunFolder, repo_id: str, *, private: bool) -> None:
+    """Push the export of a finished run; raises PublishingError, which takes nothing back."""
     try:
-        record = push_folder(run.folder.export, run.repo_id, private=config.hub_private_repo)
+        record = push_folder(folder.export, repo_id, private=private)
     except HubError as error:
         raise PublishingError(f"The run is finished and whole, but not published. {error}") from error
-    run.display.say(f"published {record.url}")
+    folder.note_publication(asdict(record))
+    Display(is_main=True).say(f"published {record.url}")
 
 
 def _make_report(run: Run, training: Training, scores: dict[str, Score | None]) -> RunReport:

@@ -1,13 +1,25 @@
 """The story of a run, on one screen: from a configuration to a report, an export and a card."""
 
+import os
+from contextlib import nullcontext
+
 from resnet_hub.errors import ConfigError, RunError, UserError
 from resnet_hub.finetuning.config import FinetuneConfig, with_options
+from resnet_hub.finetuning.disk import naming_full_disks
 from resnet_hub.finetuning.features import fit_fc
 from resnet_hub.finetuning.left_out import all_left_out
+from resnet_hub.finetuning.lost_process import naming_lost_processes
 from resnet_hub.finetuning.preemption import PreemptionWatch
-from resnet_hub.finetuning.preparation import confirm_publishing, prepare
+from resnet_hub.finetuning.preparation import (
+    Run,
+    confirm_publishing,
+    output_dir_of,
+    prepare,
+    repo_id_of,
+)
 from resnet_hub.finetuning.rate_finder import RateSearch, search_rate
-from resnet_hub.finetuning.report import measure, publish_if_asked, write_results
+from resnet_hub.finetuning.report import measure, publish, write_results
+from resnet_hub.finetuning.run_folder import RunFolder
 from resnet_hub.finetuning.state import fc_is_to_be_fitted, start_or_resume
 from resnet_hub.finetuning.training import draw_first_batches, train_epochs
 from resnet_hub.results import RunReport
@@ -23,36 +35,51 @@ def finetune(config: FinetuneConfig) -> RunReport:
         UserError: the request cannot be carried out; nothing was written.
         RunError: the run had begun and cannot go on; what it has written stays. A finished run that could
             not be published is a PublishingError.
-        Preempted: SIGTERM or SIGINT came; a checkpoint was written and the same call goes on from it.
+        Preempted: a signal asked to stop; a checkpoint was written and the same call goes on from it.
     """
-    with PreemptionWatch() as watch:
+    folder = RunFolder(output_dir_of(config))
+    report = RunReport.load(folder.report) if folder.awaits_publishing(config) else _finetune(config)
+    # Signals are no longer waited for: one that ends this loses nothing, and the same call publishes.
+    if config.push_to_hub and os.environ.get("RANK", "0") == "0":
+        publish(folder, repo_id_of(config), private=config.hub_private_repo)
+    return report
+
+
+def _finetune(config: FinetuneConfig) -> RunReport:
+    with naming_lost_processes(), PreemptionWatch() as watch:
         run = prepare(config, watch)
         confirm_publishing(run)
-        accelerator = run.machine.accelerator
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            run.folder.begin(
-                run.config,
-                facts=run.facts(),
-                machine=run.machine.record(),
-                bad_images=all_left_out(run),
-            )
-        try:
-            run = run.with_cached_images()
-            if accelerator.is_main_process:
-                draw_first_batches(run)
-            accelerator.wait_for_everyone()
-            training = start_or_resume(run)
-            train_epochs(run, training)
-            report, logits = measure(run, training)
-            if accelerator.is_main_process:
-                write_results(run, training, report, logits)
-        except UserError as error:  # the request was fine, what happened since was not
-            raise RunError(str(error)) from error
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            publish_if_asked(run)
+        with run.folder.in_use() if run.machine.is_main else nullcontext():
+            if run.machine.is_main:
+                run.folder.begin(
+                    run.config,
+                    facts=run.facts(),
+                    machine=run.machine.record(),
+                    bad_images=all_left_out(run),
+                )
+            run.machine.accelerator.wait_for_everyone()
+            try:
+                report = _train_and_report(run)
+            except UserError as error:  # the request was fine, what happened since was not
+                raise RunError(str(error)) from error
+            run.machine.accelerator.wait_for_everyone()
+        if config.push_to_hub:
+            run.stop_if_asked()
         return report
+
+
+def _train_and_report(run: Run) -> RunReport:
+    with naming_full_disks():
+        run = run.with_cached_images()
+        if run.machine.is_main:
+            draw_first_batches(run)
+        run.machine.accelerator.wait_for_everyone()
+        training = start_or_resume(run)
+        train_epochs(run, training)
+        report, logits = measure(run, training)
+        if run.machine.is_main:
+            write_results(run, training, report, logits)
+    return report
 
 
 def dry_run(config: FinetuneConfig) -> None:

@@ -1,6 +1,8 @@
 """A run's folder: what is in it, whether a run may use it, and the log of events."""
 
+import errno
 import json
+import logging
 import os
 import platform
 import re
@@ -8,15 +10,24 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.config_file import load_config, plain_values, save_config
+from resnet_hub.finetuning.disk import fsync
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+logger = logging.getLogger(__name__)
 
 # A resumed run may differ in these: they change neither the samples nor the steps. The batch size per
 # process is compared as images per step, so that a run can go on with another number of processes.
@@ -26,6 +37,7 @@ _FREE_TO_CHANGE = frozenset(
         "dataloader_num_workers",
         "feature_cache",
         "feature_cache_gb",
+        "ddp_timeout",
         "gradient_accumulation_steps",
         "hub_model_id",
         "hub_private_repo",
@@ -42,19 +54,16 @@ _FREE_TO_CHANGE = frozenset(
 )
 
 
+ENVELOPE = ("event", "step", "epoch", "time")
+"""What each line of the log has besides the numbers of its event."""
+
 RATE_RECORD, RATE_PICTURE = "learning_rate.json", "learning_rate.png"
 
+_LOCK = ".lock"
 # What a search of the rate may have left, or a run that was killed before it wrote its configuration.
 _STARTING_FILES = frozenset(
-    {
-        "environment.json",
-        "environment.tmp",
-        "bad_images.jsonl",
-        "config.tmp",
-        "plots",
-        RATE_RECORD,
-        RATE_PICTURE,
-    }
+    {"environment.json", "environment.tmp", "bad_images.jsonl", "bad_images.tmp", "config.tmp", "plots"}
+    | {_LOCK, RATE_RECORD, RATE_PICTURE}
 )
 
 
@@ -83,6 +92,11 @@ class RunFolder:
     def report(self) -> Path:
         """The record of what was measured; its presence says that the run is finished."""
         return self.path / "report.json"
+
+    @property
+    def published(self) -> Path:
+        """Where the run was published, if it was."""
+        return self.path / "published.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -169,6 +183,24 @@ class RunFolder:
                 f"name another --output_dir."
             )
 
+    def awaits_publishing(self, config: FinetuneConfig) -> bool:
+        """Whether the folder holds a finished run of this configuration, all of it but its publication.
+
+        Options that were left open count as the same. Processes besides the main one do not publish, so for
+        them it does not matter whether that one has done it by now.
+        """
+        if not (config.push_to_hub and self.report.exists() and self.config.exists()):
+            return False
+        if self.published.exists() and os.environ.get("RANK", "0") == "0":
+            return False
+        before = plain_values(FinetuneConfig(**load_config(self.config)))
+        typed = {name: value for name, value in plain_values(config).items() if value is not None}
+        return all(before[name] == value for name, value in typed.items() if name not in _FREE_TO_CHANGE)
+
+    def note_publication(self, record: Mapping[str, Any]) -> None:
+        """Write down where the run was published."""
+        _write_whole(self.published, json.dumps(record, indent=2) + "\n")
+
     def check_same_run(self, config: FinetuneConfig, *, facts: Mapping[str, Any]) -> None:
         """Raise ConfigError, with the differences, if the folder holds an unfinished run of another kind.
 
@@ -198,16 +230,49 @@ class RunFolder:
         machine: Mapping[str, Any],
         bad_images: Sequence[Mapping[str, Any]],
     ) -> None:
-        """Write configuration, environment and left-out images, unless an unfinished run has them already."""
+        """Write configuration, environment and left-out images, unless an unfinished run has them already.
+
+        Raises ConfigError if another process has used the folder since it was checked.
+        """
+        self.check_usable(config)
+        self.check_same_run(config, facts=facts)
         if self.config.exists():
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.plots.mkdir(exist_ok=True)
+        self.plots.mkdir(parents=True, exist_ok=True)
         record = {"facts": facts, "machine": machine} | describe_environment()
         _write_whole(self.environment, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         self.write_bad_images(bad_images)
-        save_config(config, self.config.with_suffix(".tmp"))
-        self.config.with_suffix(".tmp").replace(self.config)
+        temporary = self.config.with_suffix(".tmp")
+        save_config(config, temporary)
+        _put_in_place(temporary, self.config)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep other processes from running into this folder, which is made if it is not there.
+
+        The lock belongs to this process, not to those that it starts, and ends with it however it ends.
+        Raises ConfigError if another process has it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / _LOCK).open("w") as file:
+            if not _lock(file):
+                raise ConfigError(
+                    f"--output_dir {self.path} is in use: another process is fine-tuning into it. Wait for "
+                    f"it, stop it (on SIGTERM it saves and ends), or name another --output_dir."
+                )
+            yield
+            (self.path / _LOCK).unlink(missing_ok=True)
+
+    def changes_since_begin(self, machine: Mapping[str, Any]) -> list[str]:
+        """What is not as it was when the run began, of the machine and the versions of the packages."""
+        before = json.loads(self.environment.read_text(encoding="utf-8"))
+        now = {"machine": dict(machine), "versions": _versions()}
+        return [
+            f"{name} was {before[kind].get(name)}, is {value}"
+            for kind, values in now.items()
+            for name, value in values.items()
+            if before[kind].get(name) != value
+        ]
 
     def write_bad_images(self, images: Sequence[Mapping[str, Any]]) -> None:
         """Write the list of images that were left out; an empty one is no file."""
@@ -223,12 +288,8 @@ class RunFolder:
 
     def log(self, event: str, *, step: int, epoch: float, **values: Any) -> None:
         """Append an event to `metrics.jsonl`."""
-        record = {
-            "event": event,
-            "step": step,
-            "epoch": round(epoch, 4),
-            "time": round(time.time(), 3),
-        } | values
+        envelope = (event, step, round(epoch, 4), round(time.time(), 3))
+        record = dict(zip(ENVELOPE, envelope, strict=True)) | values
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
@@ -239,8 +300,11 @@ class RunFolder:
         return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
 
     def log_size(self) -> int:
-        """Length of the log in bytes, kept in every checkpoint."""
-        return self.metrics.stat().st_size if self.metrics.exists() else 0
+        """Length of the log in bytes, kept in every checkpoint; so much of it is on the disk."""
+        if not self.metrics.exists():
+            return 0
+        fsync(self.metrics)
+        return self.metrics.stat().st_size
 
     def rewind_log(self, size: int) -> None:
         """Forget the events after a checkpoint: the resumed run will write them again."""
@@ -250,17 +314,20 @@ class RunFolder:
 
 def describe_environment() -> dict[str, Any]:
     """Versions, system, git commit and command, with no name of a person or host, and no token."""
-    packages = ("resnet_hub", "torch", "torchvision", "timm", "accelerate", "datasets", "huggingface_hub")
     is_checkout = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     return {
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in packages},
+        "versions": _versions(),
         "system": platform.platform(),
         "git_commit": _git("rev-parse", "HEAD") if is_checkout else None,
         "git_dirty": bool(_git("status", "--porcelain")) if is_checkout else None,
         "command": re.sub(r"hf_[A-Za-z0-9]{20,}", "hf_***", command),
     }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("resnet_hub", "torch", "torchvision", "timm", "accelerate", "datasets", "huggingface_hub")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
 
 
 def _git(*arguments: str) -> str | None:
@@ -280,4 +347,24 @@ def _as_line(record: Mapping[str, Any]) -> str:
 def _write_whole(path: Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
+    _put_in_place(temporary, path)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Give a file its name, such that after a loss of power it is there whole or not at all."""
+    fsync(temporary)
     temporary.replace(path)
+    fsync(path.parent)
+
+
+def _lock(file: IO[str]) -> bool:
+    """Whether this process has the file's lock now; also where a disk has no locks."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        logger.warning("%s cannot be locked (%s): do not start two runs into it.", file.name, error)
+    return True

@@ -11,9 +11,11 @@ from resnet_hub.finetuning.augment import build_mixer, build_train_transforms
 from resnet_hub.finetuning.averaging import EpochAverage, StepAverage, WeightAverage
 from resnet_hub.finetuning.checkpoint import (
     Checkpoint,
+    CheckpointError,
     load_optimizer_tensors,
     optimizer_tensors,
     read_newest_checkpoint,
+    remove_damaged,
     remove_leftovers,
     write_checkpoint,
 )
@@ -25,6 +27,7 @@ from resnet_hub.finetuning.loop import Progress, Trainer
 from resnet_hub.finetuning.losses import make_loss_function
 from resnet_hub.finetuning.optim import Schedule, make_optimizer
 from resnet_hub.finetuning.preparation import Run
+from resnet_hub.finetuning.run_folder import ENVELOPE
 from resnet_hub.finetuning.stopwatch import SAVING, Stopwatch
 from resnet_hub.finetuning.sync_batchnorm import synchronise_batchnorm
 from resnet_hub.finetuning.tracking import Tracking
@@ -66,6 +69,7 @@ def start_or_resume(run: Run) -> Training:
     if checkpoint is not None:
         network.load_state_dict(dict(checkpoint.tensors["model"]))
         progress = Progress(**checkpoint.values["progress"])
+    _check_same_everywhere(run, progress)
     network = network.to(memory_format=run.machine.memory_format)  # pyright: ignore[reportCallIssue]
     if run.machine.sync_batchnorm:
         network = synchronise_batchnorm(network, run.machine.accelerator.device)
@@ -77,13 +81,14 @@ def start_or_resume(run: Run) -> Training:
             average.module.load_state_dict(dict(checkpoint.tensors["average"]))
         if run.machine.accelerator.scaler is not None:
             run.machine.accelerator.scaler.load_state_dict(checkpoint.values["scaler"])
-        if run.machine.is_main:
-            run.folder.rewind_log(checkpoint.values["log_size"])
-            run.folder.write_bad_images(all_left_out(run, progress))
-            remove_leftovers(run.folder.checkpoints)
         run.display.say(f"going on from step {progress.step} of {run.total_steps}")
-    elif run.machine.is_main:
-        run.folder.rewind_log(0)
+    if run.machine.is_main and run.folder.config.exists():  # a search for a rate has begun no run
+        run.folder.rewind_log(checkpoint.values["log_size"] if checkpoint else 0)
+        if checkpoint is not None:
+            run.folder.write_bad_images(all_left_out(run, progress))
+        remove_leftovers(run.folder.checkpoints)
+        remove_damaged(run.folder.checkpoints)
+        _say_what_has_changed(run)
     return Training(
         trainer=trainer,
         network=run.machine.accelerator.unwrap_model(trainer.model),
@@ -91,9 +96,7 @@ def start_or_resume(run: Run) -> Training:
         progress=progress,
         best=dict(checkpoint.tensors.get("best", {})) if checkpoint else {},
         batches=make_train_batches(run, num_workers=run.num_workers),
-        tracking=Tracking(
-            run.machine.accelerator, run.config.report_to, str(run.folder.path), plain_values(run.config)
-        ),
+        tracking=_make_tracking(run, going_on_from=progress.step if checkpoint else None),
         resumed_from_step=progress.step if checkpoint else None,
     )
 
@@ -128,7 +131,10 @@ def save(run: Run, training: Training, *, must: bool = False) -> None:
         )
     except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
         if must:
-            raise
+            raise CheckpointError(
+                f"The checkpoint of step {training.progress.step} could not be written ({error}). Earlier "
+                f"ones are whole; make room, and the same command goes on from the newest."
+            ) from error
         logger.warning("No checkpoint could be written at step %d: %s", training.progress.step, error)
     stopwatch.lap(SAVING)
 
@@ -152,7 +158,44 @@ def make_train_batches(run: Run, *, num_workers: int) -> TrainBatches:
         num_micro=run.config.gradient_accumulation_steps,
         num_workers=num_workers,
         pin_memory=run.machine.accelerator.device.type == "cuda",
+        wait_seconds=run.config.ddp_timeout,
     )
+
+
+def _check_same_everywhere(run: Run, progress: Progress) -> None:
+    """Raise CheckpointError unless all processes begin at one step: a disk may show them different files."""
+    ours = progress.step
+    if run.machine.agree_any(ours != run.machine.largest(ours)):
+        raise CheckpointError(
+            f"The processes read different checkpoints in {run.folder.checkpoints}; this one read step "
+            f"{ours}. All of them need the same folder: --output_dir on a disk that they share."
+        )
+
+
+def _say_what_has_changed(run: Run) -> None:
+    changes = run.folder.changes_since_begin(run.machine.record())
+    if changes:
+        logger.warning(
+            "Not as when this run began: %s. Images and rates are the same; sums may round differently.",
+            "; ".join(changes),
+        )
+
+
+def _make_tracking(run: Run, *, going_on_from: int | None) -> Tracking:
+    tracking = Tracking(
+        run.machine.accelerator,
+        run.config.report_to,
+        str(run.folder.path),
+        plain_values(run.config),
+        going_on_from=going_on_from,
+    )
+    if going_on_from is None:
+        return tracking
+    for event in run.folder.events():  # what the checkpoint knows of its own step, which was dropped
+        if event["step"] == going_on_from:
+            values = {name: value for name, value in event.items() if name not in ENVELOPE}
+            tracking.log(event["event"], values, step=event["step"])
+    return tracking
 
 
 def _make_average(run: Run, network: nn.Module, progress: Progress) -> WeightAverage | None:

@@ -1,5 +1,6 @@
 """The part of a run that can stop at any moment and go on: fitting fc, epochs, validation."""
 
+import math
 import time
 from statistics import fmean
 from typing import Any
@@ -140,8 +141,14 @@ def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = 
 
 
 def _is_better(score: Score, progress: Progress) -> bool:
-    """More accurate on validation; at equal accuracy, which is common with few images, of lower loss."""
-    return (score.accuracy, -score.loss) > (progress.best_accuracy, -progress.best_loss)
+    """More accurate on validation; at equal accuracy, which is common with few images, of lower loss.
+
+    A network whose loss is no number is never the best: its answers, and so its accuracy, mean nothing.
+    """
+    return math.isfinite(score.loss) and (score.accuracy, -score.loss) > (
+        progress.best_accuracy,
+        -progress.best_loss,
+    )
 
 
 def _copy_weights(network: nn.Module) -> dict[str, Tensor]:
@@ -152,4 +159,4 @@ def _log(run: Run, training: Training, event: str, values: dict[str, Any]) -> No
     step = training.progress.step
     if run.machine.is_main:
         run.folder.log(event, step=step, epoch=step / run.plan.steps_per_epoch, **values)
-    training.tracking.log({f"{event}/{name}": value for name, value in values.items()}, step=step)
+    training.tracking.log(event, values, step=step)

@@ -6,11 +6,15 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 from PIL import Image
+
+if TYPE_CHECKING:
+    from .runs import ForkServer
 
 ROOT = Path(__file__).parents[2]
 TINY = ("--dataset_name", "digits", "--model", "my_resnet20", "--no-pretrained", "--image_size", "8",
@@ -50,6 +54,27 @@ def fresh_accelerate() -> Iterator[None]:
     """accelerate keeps precision and devices for the life of a process; each test chooses its own."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator["ForkServer"]:
+    """Starts runs a second apart."""
+    from .runs import ForkServer
+
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(server: "ForkServer", tmp_path_factory) -> Path:
+    """The small run, done in one go on one process; with its ledger beside it."""
+    from .runs import log_of
+
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    ledger = {"fault": "ledger", "file": str(folder.with_name("ledger"))}
+    assert server.run(folder, faults=[ledger]) == 0, log_of(folder).read_text()
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ import sys
 import traceback
 from pathlib import Path
 
+import faults
+
 import resnet_hub.finetuning.run
 import resnet_hub.finetuning.summary  # noqa: F401  imported by main() when it runs; here, once for all
 from resnet_hub.finetuning.__main__ import main
@@ -42,6 +44,7 @@ def become_the_command(output: str, environment: dict[str, str], arguments: list
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
     try:
+        faults.arm()
         code = main(arguments)
     except BaseException:
         traceback.print_exc()

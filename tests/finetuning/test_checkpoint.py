@@ -14,8 +14,11 @@ from resnet_hub.finetuning.checkpoint import (
     load_optimizer_tensors,
     optimizer_tensors,
     read_newest_checkpoint,
+    remove_damaged,
     write_checkpoint,
 )
+
+from .runs import DAMAGES, do_damage
 
 
 def make(step: int) -> Checkpoint:
@@ -45,20 +48,10 @@ def test_two_are_kept(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "values.json", "manifest.json"])
-@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "empty"])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, name: str, damage: str, caplog):
     write_checkpoint(tmp_path, 1, make(1))
-    file = write_checkpoint(tmp_path, 2, make(2)) / name
-    content = bytearray(file.read_bytes())
-    if damage == "delete":
-        file.unlink()
-    elif damage == "truncate":
-        file.write_bytes(content[:-1])
-    elif damage == "empty":
-        file.write_bytes(b"")
-    else:
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
+    do_damage(write_checkpoint(tmp_path, 2, make(2)) / name, damage)
     assert newest_step(tmp_path) == 1
     assert "step-00000002" in caplog.text
     assert name in caplog.text or name == "manifest.json"
@@ -74,11 +67,32 @@ def test_going_on_from_a_restored_checkpoint_keeps_the_new_ones(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000050", "step-00000060"]
 
 
-def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path):
-    write_checkpoint(tmp_path, 5, make(5))
-    write_checkpoint(tmp_path, 5, make(6))
+def test_a_checkpoint_of_the_same_step_stands_beside_the_other_until_it_is_whole(tmp_path: Path):
+    """As after a stop in validation; however often, the last one counts and two are kept."""
+    for number in range(1, 12):
+        write_checkpoint(tmp_path, 5, make(number))
+        assert newest_step(tmp_path) == number
+    assert names_in(tmp_path) == ["step-00000005-10", "step-00000005-11"]
+    write_checkpoint(tmp_path, 6, make(6))
     assert newest_step(tmp_path) == 6
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
+    assert names_in(tmp_path) == ["step-00000005-11", "step-00000006"]
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_damaged_ones_do_not_count_as_kept_once_a_run_goes_on_from_an_older_one(tmp_path: Path):
+    for step in (1, 2):
+        write_checkpoint(tmp_path, step, make(step))
+    (tmp_path / "step-00000002/values.json").unlink()
+    remove_damaged(tmp_path)
+    write_checkpoint(tmp_path, 3, make(3))
+    assert names_in(tmp_path) == ["step-00000001", "step-00000003"]
+    for name in names_in(tmp_path):
+        (tmp_path / name / "values.json").unlink()
+    remove_damaged(tmp_path)  # where none is whole, none is removed: somebody may want to rescue one
+    assert names_in(tmp_path) == ["step-00000001", "step-00000003"]
 
 
 def test_if_all_are_damaged_the_run_is_not_silently_started_anew(tmp_path: Path):
@@ -105,7 +119,7 @@ def write_and_die(folder: Path, *, at_operation: int) -> int:
 
         return call
 
-    for name in ("save_file", "_write_text", "_sha256", "_fsync"):
+    for name in ("save_file", "_write_text", "_sha256", "fsync"):
         setattr(checkpoints, name, dying(getattr(checkpoints, name)))
     checkpoints.shutil.rmtree = dying(checkpoints.shutil.rmtree)
     Path.rename = dying(Path.rename)  # pyright: ignore[reportAttributeAccessIssue]
@@ -113,14 +127,15 @@ def write_and_die(folder: Path, *, at_operation: int) -> int:
     os._exit(0)
 
 
-def test_a_kill_at_any_operation_leaves_a_valid_checkpoint(tmp_path: Path):
+@pytest.mark.parametrize("before", [(1, 2), (3,), (2, 3)], ids=["two", "one of its step", "its step second"])
+def test_a_kill_at_any_operation_leaves_the_newest_whole_checkpoint(before: tuple[int, ...], tmp_path: Path):
     codes = []
     while not codes or codes[-1] == 9:
         folder = tmp_path / str(len(codes))
-        for step in (1, 2):
+        for step in before:
             write_checkpoint(folder, step, make(step))
         codes.append(write_and_die(folder, at_operation=len(codes) + 1))
-        assert newest_step(folder) in (2, 3)
+        assert newest_step(folder) in (before[-1], 3)
         write_checkpoint(folder, 4, make(4))  # and the next save cleans up
         assert not list(folder.glob(".writing-*"))
     assert len(codes) > 10
@@ -131,9 +146,9 @@ def test_the_manifest_is_written_last_and_everything_reaches_the_disk_before_the
     tmp_path: Path, monkeypatch
 ):
     log = []
-    real_fsync, real_rename = checkpoints._fsync, Path.rename
+    real_fsync, real_rename = checkpoints.fsync, Path.rename
     monkeypatch.setattr(
-        checkpoints, "_fsync", lambda path: (log.append(f"fsync {path.name}"), real_fsync(path))
+        checkpoints, "fsync", lambda path: (log.append(f"fsync {path.name}"), real_fsync(path))
     )
     monkeypatch.setattr(Path, "rename", lambda self, to: (log.append("rename"), real_rename(self, to))[1])
     write_checkpoint(tmp_path, 1, make(1))

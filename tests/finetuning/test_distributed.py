@@ -1,5 +1,6 @@
 """Several processes compute what one computes: same images, same steps, and to rounding the same weights."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -65,6 +66,20 @@ def test_two_processes_evaluate_every_image_once(runs):
     assert one.test.num_images == two.test.num_images == 270
     assert one.test.accuracy == pytest.approx(two.test.accuracy, abs=2 / 270)
     assert one.train.steps == two.train.steps == 12
+
+
+@pytest.mark.slow
+def test_scores_of_any_size_on_one_two_and_three_processes_are_the_same(tmp_path: Path):
+    script = Path(__file__).with_name("distributed_scores.py")
+    done = run_command([sys.executable, script, tmp_path])
+    assert done.returncode == 0, done.stderr
+    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert sorted(found) == ["1-0", "2-0", "2-1", "3-0", "3-1", "3-2"]
+    for size, one in found["1-0"].items():
+        assert one["num_images"] == int(size)
+        for process in found.values():
+            assert process[size] == pytest.approx(one, abs=1e-12, rel=0)
+    assert 0 < found["1-0"]["97"]["accuracy"] < 1
 
 
 @pytest.mark.slow

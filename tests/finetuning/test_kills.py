@@ -1,103 +1,36 @@
 """kill -9 at random moments, also inside a save: the run ends as if nothing had been."""
 
-import json
-import os
 import random
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
 
-from .conftest import TINY, environment, events_without_time
-from .test_resume import assert_same_run
+from resnet_hub.results import RunReport
 
-# Everything random is on, and a checkpoint is due after every tenth of a second.
-RUN = (
-    *TINY,
-    *("--num_train_epochs", "6", "--per_device_train_batch_size", "64", "--gradient_accumulation_steps", "2"),
-    *(
-        "--mixup",
-        "0.2",
-        "--random_erasing",
-        "0.3",
-        "--ema",
-        "--first_image_size",
-        "4",
-        "--layer_decay",
-        "0.8",
-    ),
-    *("--checkpoint_minutes", "0.002"),
+from .conftest import environment, events_without_time
+from .runs import (
+    HALF,
+    SMALL,
+    STEPS,
+    ForkServer,
+    assert_same_run,
+    happens,
+    is_alive,
+    is_saving,
+    kill_group,
+    ledger_of,
+    log_of,
+    saved,
+    wait_until,
 )
 
-
-class ForkServer:
-    """Starts fine-tuning commands; see fork_server.py."""
-
-    def __init__(self) -> None:
-        self._server = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("fork_server.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        )
-
-    def start(self, folder: Path, *arguments: str, **variables: str) -> int:
-        """The process number of a new run into the folder, with these variables in its environment."""
-        command = [*RUN, "--output_dir", str(folder), *arguments]
-        return self._ask("start", f"{folder}.log", variables, command)
-
-    def wait(self, process: int) -> int:
-        """The exit code of a run; negative for a signal."""
-        return self._ask("wait", process)
-
-    def close(self) -> None:
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        self._server.wait(timeout=30)
-
-    def _ask(self, *question: Any) -> int:
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.write(json.dumps(question) + "\n")
-        self._server.stdin.flush()
-        return int(self._server.stdout.readline())
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    server = ForkServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(server: ForkServer, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("straight") / "run"
-    assert server.wait(server.start(folder)) == 0, Path(f"{folder}.log").read_text()
-    return folder
-
-
-def is_alive(process: int) -> bool:
-    """Whether the process has not ended; one that has, and that nobody has asked about yet, is a zombie."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def saved(folder: Path) -> set[str]:
-    return {path.name for path in (folder / "checkpoints").glob("step-*")}
-
-
-def is_saving(folder: Path) -> bool:
-    return any((folder / "checkpoints").glob(".writing-*"))
+MOMENTS = ("after a save", "in a save", "in start-up")
 
 
 def wait_for(moment: str, process: int, folder: Path, generator: random.Random) -> bool:
@@ -105,9 +38,9 @@ def wait_for(moment: str, process: int, folder: Path, generator: random.Random) 
     before = saved(folder)
     while moment != "in start-up" and is_alive(process) and not saved(folder) - before:
         time.sleep(0.001)
-    time.sleep(generator.uniform(0, 0.5))
+    time.sleep(generator.uniform(0, 0.4))
     while moment == "in a save" and is_alive(process) and not is_saving(folder):
-        pass  # a save takes milliseconds, and a sleep would miss it
+        time.sleep(0.001)
     return is_alive(process)
 
 
@@ -118,69 +51,208 @@ def test_twelve_kills_in_start_up_after_and_inside_saves_change_nothing(
     workers: str, server: ForkServer, uninterrupted: Path, tmp_path: Path
 ):
     generator = random.Random(int(workers))
-    kills = dict.fromkeys(("after a save", "in a save", "in start-up"), 0)
+    kills = dict.fromkeys(MOMENTS, 0)
     found_half_written = number = 0
     while sum(kills.values()) < 12:
         folder = tmp_path / str(number)
         number += 1
+        ledger = {"fault": "ledger", "file": f"{folder}.ledger"}
+        slow_disk = {"fault": "slow_disk", "seconds": 0.02}
+        options = ("--dataloader_num_workers", workers)
         for moment in kills:
-            process = server.start(folder, "--dataloader_num_workers", workers)
+            process = server.start(folder, *options, faults=[ledger, slow_disk])
             if wait_for(moment, process, folder, generator):
-                os.killpg(process, signal.SIGKILL)
+                kill_group(process)
                 kills[moment] += 1
             code = server.wait(process)
-            assert code in (0, -signal.SIGKILL), Path(f"{folder}.log").read_text()
+            assert code in (0, -signal.SIGKILL), log_of(folder).read_text()
             found_half_written += is_saving(folder)
             if code == 0:
                 break
         if code != 0:
-            process = server.start(folder, "--dataloader_num_workers", workers)
-            assert server.wait(process) == 0, Path(f"{folder}.log").read_text()
+            assert server.run(folder, *options, faults=[ledger]) == 0, log_of(folder).read_text()
         assert_same_run(folder, uninterrupted)
         assert not is_saving(folder)
-    assert found_half_written >= 2, "hardly any kill fell into a save, so the test did not test it"
+        assert ledger_of(Path(f"{folder}.ledger")) == ledger_of(uninterrupted.with_name("ledger"))
+    assert found_half_written >= 3, "hardly any kill fell into a save, so the test did not test it"
 
 
-def start_two(server: ForkServer, folder: Path) -> list[int]:
-    """The same run on two processes, with the same images in every step."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    shared = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    options = ("--per_device_train_batch_size", "32")
-    return [
-        server.start(folder, *options, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)
-    ]
+def test_a_run_sees_every_image_once_an_epoch_and_logs_every_step(uninterrupted: Path):
+    """What the tests here compare holds something: all steps, their images, and an event for ten steps."""
+    assert len(ledger_of(uninterrupted.with_name("ledger"))) == STEPS
+    events = events_without_time(uninterrupted)
+    assert [event["step"] for event in events if event["event"] == "train"] == [10, 20, 30]
+    assert len([event for event in events if event["event"] == "validation"]) == 5
+
+
+@pytest.fixture(scope="module")
+def stopped(server: ForkServer, tmp_path_factory) -> Path:
+    """The small run, ended in the middle of its third epoch, with its last checkpoint at step 16."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    assert server.run(folder, faults=[happens("loop.train_step", "SIGTERM", call=16)]) == 75
+    assert "step-00000016" in saved(folder)
+    return folder
+
+
+def goes_on(server: ForkServer, stopped: Path, tmp_path: Path, **options) -> Path:
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    with (folder / "metrics.jsonl").open("a") as log:  # as a kill some steps later leaves it
+        log.write('{"event": "train", "step": 20, "epoch": 3.3, "time": 0, "loss": 9.9}\n')
+    assert server.run(folder, **options) == 0, log_of(folder).read_text()
+    return folder
+
+
+def test_a_run_that_was_stopped_in_the_middle_of_an_epoch_ends_the_same(
+    server: ForkServer, stopped: Path, uninterrupted: Path, tmp_path: Path
+):
+    folder = goes_on(server, stopped, tmp_path)
+    assert_same_run(folder, uninterrupted)
+    assert RunReport.load(folder / "report.json").resumed_from_step == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "what", ["order", "position", "randomness", "augmentation", "optimizer", "average", "log"]
+)
+def test_whatever_is_forgotten_on_the_way_is_noticed(
+    what: str, server: ForkServer, stopped: Path, uninterrupted: Path, tmp_path: Path
+):
+    """The negative controls of the other tests: each part of the state matters to what they compare."""
+    folder = goes_on(server, stopped, tmp_path, faults=[{"fault": "forgets", "what": what}])
+    with pytest.raises(AssertionError):
+        assert_same_run(folder, uninterrupted)
+
+
+@pytest.fixture(scope="module")
+def on_two(server: ForkServer, tmp_path_factory) -> Path:
+    """The small run on two processes, done in one go."""
+    folder = tmp_path_factory.mktemp("two") / "run"
+    for process in server.start_two(folder):
+        assert server.wait(process) == 0, log_of(folder).read_text()
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_when_one_of_two_processes_is_killed_the_other_ends_too_and_the_run_goes_on(
-    server: ForkServer, tmp_path: Path
+    server: ForkServer, on_two: Path, tmp_path: Path
 ):
-    straight = tmp_path / "straight"
-    for process in start_two(server, straight):
-        assert server.wait(process) == 0, Path(f"{straight}.log").read_text()
     generator = random.Random(0)
     killed: tuple[tuple[int, ...], ...] = ((0,), (1,), (0, 1), (1,), (0,), (0, 1))
     folder = tmp_path / "run"
     for ranks in killed:
-        processes = start_two(server, folder)
+        processes = server.start_two(folder)
         assert wait_for("after a save", processes[0], folder, generator)
         for rank in ranks:
-            os.killpg(processes[rank], signal.SIGKILL)
+            kill_group(processes[rank])
         ended = time.monotonic()
         codes = [server.wait(process) for process in processes]
         assert time.monotonic() - ended < 30
-        assert all(codes), Path(f"{folder}.log").read_text()
-    for process in start_two(server, folder):
-        assert server.wait(process) == 0, Path(f"{folder}.log").read_text()
-    assert_same_run(folder, straight)
+        assert all(codes), log_of(folder).read_text()
+    for process in server.start_two(folder):
+        assert server.wait(process) == 0, log_of(folder).read_text()
+    assert_same_run(folder, on_two)
 
 
 @pytest.mark.slow
-def test_the_log_of_a_killed_run_shows_each_step_once(uninterrupted: Path):
-    """What `assert_same_run` compares holds every step: an event for each ten of them and each validation."""
-    events = events_without_time(uninterrupted)
-    assert [event["step"] for event in events if event["event"] == "train"] == list(range(10, 61, 10))
+def test_when_the_launcher_is_killed_its_processes_save_and_end_and_the_run_goes_on(
+    on_two: Path, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "resnet_hub.cli", "finetune", "--num_processes", "2", *SMALL, *HALF]
+    command += ["--output_dir", str(folder)]
+    with (tmp_path / "log").open("w") as log:
+        launcher = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
+    wait_until(lambda: saved(folder) or launcher.poll() is not None)
+    processes = psutil.Process(launcher.pid).children()
+    launcher.kill()
+    launcher.wait()
+    assert len(processes) == 2
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert alive == []
+    assert "stopped by a signal" in (tmp_path / "log").read_text()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folder, on_two)
+
+
+CYCLES = 40
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_forty_starts_and_kills_leave_nothing_behind(server: ForkServer, uninterrupted: Path, tmp_path: Path):
+    """No processes, no shared memory, no temporary files, and no more files in the run's folder."""
+    generator = random.Random(1)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    folder = tmp_path / "run"
+    counts, workers = [], set()
+    for _ in range(CYCLES):
+        options = ("--dataloader_num_workers", "1")
+        process = server.start(folder, *options, TMPDIR=str(scratch))
+        time.sleep(generator.uniform(0.2, 2.2))
+        workers |= {child.pid for child in children_of(server)}
+        kill_group(process)
+        assert server.wait(process) in (0, -signal.SIGKILL)
+        if (folder / "report.json").exists():
+            assert_same_run(folder, uninterrupted)
+            shutil.rmtree(folder)
+        checkpoints = folder / "checkpoints"
+        counts.append((files_in(scratch), files_in(checkpoints)))
+    wait_until(lambda: not children_of(server))  # loader processes notice within seconds that they are alone
+    assert not [name for name in names_in_shared_memory() if any(f"_{pid}_" in name for pid in workers)]
+    temporary, checkpoints = zip(*counts, strict=True)
+    assert max(temporary[-10:]) <= max(temporary[:10]), temporary
+    assert max(checkpoints) <= 3, checkpoints  # two, and the one that is being written
+    assert server.run(folder, TMPDIR=str(scratch)) == 0, log_of(folder).read_text()
+    assert_same_run(folder, uninterrupted)
+    assert not is_saving(folder)
+
+
+def files_in(folder: Path) -> int:
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+def names_in_shared_memory() -> list[str]:
+    return [path.name for path in Path("/dev/shm").iterdir()]
+
+
+def children_of(server: ForkServer) -> list[psutil.Process]:
+    return psutil.Process(server.process).children(recursive=True)
+
+
+@pytest.mark.slow
+def test_a_process_that_stops_and_goes_on_again_and_again_keeps_no_files_open(tmp_path: Path):
+    """In one process, as in a notebook: its open files, threads and children do not grow from run to run."""
+    counts = tmp_path / "counts"
+    arguments = [*SMALL, "--output_dir", str(tmp_path / "run"), "--dataloader_num_workers", "1"]
+    code = f"""
+import os, signal, sys, threading
+sys.path[:0] = [{str(Path(__file__).parent)!r}]
+import faults, psutil
+from pathlib import Path
+from resnet_hub.finetuning import loop
+from resnet_hub.finetuning.__main__ import main
+step, calls = loop.train_step, 0
+def preempted(*arguments, **options):
+    global calls
+    calls += 1
+    if calls % 2 == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(*arguments, **options)
+loop.train_step = preempted
+for _ in range(8):
+    assert main({arguments!r}) == 75
+    me = psutil.Process()
+    with Path({str(counts)!r}).open("a") as file:
+        print(me.num_fds(), threading.active_count(), len(me.children()), file=file)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [tuple(map(int, line.split())) for line in counts.read_text().splitlines()]
+    assert len(rows) == 8
+    assert all(last <= third for last, third in zip(rows[-1], rows[2], strict=True)), rows

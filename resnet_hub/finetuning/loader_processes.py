@@ -1,0 +1,182 @@
+"""Processes that load batches, replaced when they die: a batch is a function of its key, nothing is lost."""
+
+import atexit
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from resnet_hub.errors import RunError
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 600.0
+_PREFETCH = 4  # batches that each worker reads ahead; enough to ride out an epoch's largest images
+_POLL_SECONDS = 2
+
+T = TypeVar("T")
+
+
+class LoaderProcessesError(RunError):
+    """Loader processes died, or gave nothing, twice at the same batch."""
+
+
+class LastingLoader(Generic[T]):
+    """Loads batches by their keys, in worker processes that are kept from one series of keys to the next.
+
+    A worker that dies (the kernel kills the largest process when memory is short) or hangs is replaced
+    together with the others, with a warning, and the batches go on where they were, with the same images.
+    """
+
+    def __init__(
+        self, images: Dataset[T], *, num_workers: int, pin_memory: bool, wait_seconds: float = WAIT_SECONDS
+    ) -> None:
+        """Load from a data set that answers each key with a whole batch.
+
+        Args:
+            images: Its `__getitems__` takes a key.
+            num_workers: Processes; 0 loads in this one.
+            pin_memory: Whether batches are copied to memory from which a GPU can fetch them.
+            wait_seconds: How long a batch may take before the workers count as hanging.
+        """
+        self._images, self._num_workers, self._pin_memory = images, num_workers, pin_memory
+        self._wait_seconds = wait_seconds
+        self._keys = _Keys()
+        self._workers: set[BaseProcess] = set()
+        self._loader = self._make()
+
+    def batches(self, keys: Callable[[int], Iterable[Any]]) -> Iterator[T]:
+        """The batches of the keys, in their order.
+
+        Args:
+            keys: Gives the keys that are left after so many batches.
+
+        Raises:
+            LoaderProcessesError: new workers failed at the same batch as those before them.
+        """
+        done, failed_at = 0, -1
+        while True:
+            try:
+                for batch in self._series(keys(done)):
+                    yield batch
+                    done += 1
+                return
+            except _WorkersLost as lost:
+                if failed_at == done:
+                    raise LoaderProcessesError(
+                        f"{lost}, twice at the same batch. A smaller --dataloader_num_workers needs less "
+                        f"memory, 0 loads in the main process; the same command goes on."
+                    ) from lost
+                failed_at = done
+                logger.warning("%s; they are replaced and the run goes on.", lost)
+                self._replace_workers()
+
+    def _series(self, keys: Iterable[Any]) -> Iterator[T]:
+        self._keys.current = keys
+        batches = self._start()
+        while True:
+            batch = self._next(batches)
+            if batch is None:
+                return
+            yield batch
+
+    def _start(self) -> Iterator[T]:
+        """An iterator of the loader; workers start with the first."""
+        others = set(multiprocessing.active_children())
+        # torch would raise the death of a worker wherever the program is, be it in the middle of a step or of
+        # a save; without its handler it is noticed where the next batch is waited for.
+        handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+        batches = iter(self._loader)
+        if handler is not None and signal.getsignal(signal.SIGCHLD) is not handler:
+            signal.signal(signal.SIGCHLD, handler)
+        self._workers |= set(multiprocessing.active_children()) - others
+        return batches
+
+    def _next(self, batches: Iterator[T]) -> T | None:
+        """The next batch, or None after the last one."""
+        until = time.monotonic() + self._wait_seconds
+        while True:
+            try:
+                return next(batches, None)
+            except (RuntimeError, OSError, EOFError) as error:  # the latter two: it died while handing over
+                dead = [worker for worker in self._workers if worker.exitcode is not None]
+                if dead:
+                    ends = sorted({_describe_end(worker.exitcode) for worker in dead})
+                    raise _WorkersLost(f"Loader processes have ended ({', '.join(ends)})") from error
+                if not str(error).startswith("DataLoader timed out"):  # else it is from inside a worker
+                    raise
+                if time.monotonic() > until:
+                    raise _WorkersLost(f"No batch came for {self._wait_seconds:.0f} s") from error
+
+    def _replace_workers(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+        for worker in self._workers:
+            worker.join()
+        self._workers.clear()
+        self._loader = self._make()
+
+    def _make(self) -> DataLoader[T]:
+        return DataLoader(
+            self._images,
+            batch_sampler=self._keys,  # pyright: ignore[reportArgumentType]  its keys are not lists
+            collate_fn=_as_it_is,
+            num_workers=self._num_workers,
+            persistent_workers=self._num_workers > 0,
+            prefetch_factor=_PREFETCH if self._num_workers else None,
+            pin_memory=self._pin_memory,
+            timeout=_POLL_SECONDS if self._num_workers else 0,
+            worker_init_fn=partial(_leave_signals_to_parent, _parent_exits()) if self._num_workers else None,
+            # A generator of its own: otherwise making an iterator would draw from the training's.
+            generator=torch.Generator(),
+        )
+
+
+class _WorkersLost(Exception):
+    """Workers ended or hang."""
+
+
+class _Keys:
+    """The keys of the series that is being loaded."""
+
+    current: Iterable[Any] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.current)
+
+
+def _describe_end(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        return f"{name}, as when memory is short" if -code == signal.SIGKILL else name
+    return f"exit code {code}"
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+@cache
+def _parent_exits() -> Tensor:
+    """One byte shared with all workers, set when this process begins to exit."""
+    flag = torch.zeros(1, dtype=torch.uint8).share_memory_()
+    atexit.register(flag.fill_, 1)
+    return flag
+
+
+def _leave_signals_to_parent(parent_exits: Tensor, worker: int) -> None:
+    """Let preemption be handled by the main process: a worker that died of it would take the last step along.
+
+    Python ends its children with SIGTERM when it exits, and waits for them; that one they obey.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if parent_exits.item() else None)

@@ -1,0 +1,186 @@
+"""Short runs with everything random on, started a second apart, and held against one another."""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from resnet_hub.finetuning.checkpoint import _newest_first
+from resnet_hub.results import RunReport
+
+from .conftest import environment, events_without_time
+
+HERE = Path(__file__).parent
+IMAGES = 167
+STEPS_PER_EPOCH = 6
+STEPS = 5 * STEPS_PER_EPOCH
+
+# 30 steps of 28 images in float32; everything random is on, and a checkpoint is due after 0.12 seconds.
+SMALL = (
+    *("--dataset_name", "digits", "--train_split", "all[:240]", "--model", "my_resnet20", "--no-pretrained"),
+    *("--image_size", "8", "--horizontal_flip", "0.5", "--num_train_epochs", "5", "--warmup_steps", "4"),
+    *("--per_device_train_batch_size", "14", "--gradient_accumulation_steps", "2", "--mixup", "0.2"),
+    *("--random_erasing", "0.3", "--ema", "--first_image_size", "4", "--layer_decay", "0.8"),
+    *("--mixed_precision", "no", "--checkpoint_minutes", "0.002"),
+)
+# The same images in every step on two processes.
+HALF = ("--per_device_train_batch_size", "7")
+
+DAMAGES = ("empty", "half", "truncate", "flip", "delete")
+
+
+class ForkServer:
+    """Starts fine-tuning commands; see fork_server.py."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, HERE / "fork_server.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        self.process = self._server.pid
+
+    def start(
+        self,
+        folder: Path,
+        *arguments: str,
+        base: Sequence[str] = SMALL,
+        faults: Sequence[Mapping[str, Any]] = (),
+        **variables: str,
+    ) -> int:
+        """The process number of a new run into the folder, with these variables in its environment."""
+        command = [*base, "--output_dir", str(folder), *arguments]
+        variables |= {"FAULTS": json.dumps(list(faults))}
+        return self._ask("start", str(log_of(folder)), variables, command)
+
+    def wait(self, process: int) -> int:
+        """The exit code of a run; negative for a signal."""
+        return self._ask("wait", process)
+
+    def run(self, folder: Path, *arguments: str, **options: Any) -> int:
+        """The exit code of a run to its end."""
+        return self.wait(self.start(folder, *arguments, **options))
+
+    def start_two(self, folder: Path, *arguments: str, **options: Any) -> list[int]:
+        """The same run on two processes, with the same images in every step."""
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        shared = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return [
+            self.start(folder, *HALF, *arguments, **options, **shared, RANK=str(rank), LOCAL_RANK=str(rank))
+            for rank in range(2)
+        ]
+
+    def close(self) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait(timeout=30)
+
+    def _ask(self, *question: Any) -> int:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(question) + "\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline())
+
+
+def log_of(folder: Path) -> Path:
+    """What a run of the fork server printed."""
+    return folder.with_name(f"{folder.name}.log")
+
+
+def happens(at: str, what: str, **when: int) -> dict[str, Any]:
+    return {"fault": "happens", "at": at, "what": what, **when}
+
+
+def assert_same_run(folder: Path, reference: Path) -> None:
+    """Bit for bit the same weights, last state, log and test score."""
+    assert weights_hash(folder) == weights_hash(reference)
+    assert events_without_time(folder) == events_without_time(reference)
+    assert RunReport.load(folder / "report.json").test == RunReport.load(reference / "report.json").test
+    assert last_state(folder) == last_state(reference)
+
+
+def ledger_of(file: Path) -> dict[tuple[int, int], list[tuple[list[int], str, float]]]:
+    """Images, digest of the pixels, and loss of each (epoch, step), one for each process.
+
+    A step that was done again had the same ones, and every epoch has every image once.
+    """
+    found: dict[tuple[int, int, int], tuple[list[int], str, float]] = {}
+    for line in file.read_text().splitlines():
+        epoch, step, rank, indices, digest, loss = json.loads(line)
+        assert found.setdefault((epoch, step, rank), (indices, digest, loss)) == (indices, digest, loss)
+    steps: dict[tuple[int, int], list[tuple[list[int], str, float]]] = {}
+    for (epoch, step, _), entry in sorted(found.items()):
+        steps.setdefault((epoch, step), []).append(entry)
+    for epoch in {epoch for epoch, _ in steps}:
+        entries = [entry for (at, _), step in steps.items() if at == epoch for entry in step]
+        assert sorted(index for indices, _, _ in entries for index in indices) == list(range(IMAGES))
+    return steps
+
+
+def weights_hash(folder: Path) -> str:
+    return sha256(folder / "export/model.safetensors")
+
+
+def last_state(folder: Path) -> dict[str, Any]:
+    """Digests of the tensors in the newest checkpoint, and its progress without times."""
+    newest = _newest_first(folder / "checkpoints")[0]
+    progress = json.loads((newest / "values.json").read_text())["progress"]
+    timed = {"seconds", "station_seconds"}
+    return {path.name: sha256(path) for path in newest.glob("*.safetensors")} | {
+        name: value for name, value in progress.items() if name not in timed
+    }
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def saved(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "checkpoints").glob("step-*")}
+
+
+def is_saving(folder: Path) -> bool:
+    return any((folder / "checkpoints").glob(".writing-*"))
+
+
+def is_alive(process: int) -> bool:
+    """Whether the process has not ended; one that has, and that nobody has asked about yet, is a zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition: Callable[[], Any], *, seconds: float = 240) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.01)
+
+
+def do_damage(file: Path, damage: str) -> None:
+    content = bytearray(file.read_bytes())
+    if damage == "delete":
+        file.unlink()
+        return
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    kept = {"empty": 0, "half": len(content) // 2, "truncate": len(content) - 1}.get(damage, len(content))
+    file.write_bytes(content[:kept])
+
+
+def kill_group(process: int) -> None:
+    os.killpg(process, signal.SIGKILL)
