@@ -132,7 +132,7 @@ def _check_feature_views(config: FinetuneConfig, *, num_train: int, augmentation
         raise ConfigError(f"--feature_views {views} is for fitting fc first, which this run does not do.")
     if augmentation == "none":
         raise ConfigError(f"--feature_views {views} needs an augmentation; with none all views are the same.")
-    if views * num_train > _MOST_FEATURES:
+    if not config.streaming and views * num_train > _MOST_FEATURES:  # of a stream only a sample is fitted
         raise ConfigError(
             f"--feature_views {views} of {num_train:,} images are more than the {_MOST_FEATURES:,} features "
             f"that are kept in memory; at most {max(1, _MOST_FEATURES // num_train)} views fit."
