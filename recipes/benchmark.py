@@ -9,8 +9,8 @@ Everything measured is a process of its own, started as a user starts it: `recip
 the same images and for as many epochs; ratios are of the same round. The batch is 64, and 8 where
 transformers is as it comes. Seconds of an epoch are those from the end of one validation to the end of the
 next, with loading, validation and, here, checkpoints; the first epoch, in which things warm up, is left to
-the seconds of the whole process. With `--json` a measurement of speed goes on with the rounds that are in the
-file, so it can be made in parts.
+the seconds of the whole process. Seconds of training are the mean of all epochs, without validation. With
+`--json` a measurement of speed goes on with the rounds that are in the file, so it can be made in parts.
 
 The images are JPEGs of 500x375 pixels: drawn signs (formula_images.py) on noise of all scales.
 """
@@ -191,7 +191,7 @@ def print_ratios(options: argparse.Namespace, rounds: list[dict[str, Result]]) -
         f"{options.train_images} images: seconds over those of {OURS} in the same round, "
         "median [lowest, highest]"
     )
-    print(f"{'':<18} rounds {'process':>20} {'epoch':>20} {'its training':>20}")
+    print(f"{'':<18} rounds {'process':>20} {'epoch':>20} {'training':>20}")
     for name in (OURS, *PEERS):
         pairs = [(found[name], found[OURS]) for found in rounds if name in found]
         if not pairs:
@@ -204,10 +204,10 @@ def print_ratios(options: argparse.Namespace, rounds: list[dict[str, Result]]) -
 
 
 def speeds(found: Result, options: argparse.Namespace) -> Result:
-    """Seconds of an epoch after the first, and images a second of it and of its training."""
+    """Seconds of an epoch after the first, and of training alone in all of them; and images a second."""
     ends = [epoch["time"] for epoch in found["epochs"]]
     whole = (ends[-1] - ends[0]) / (len(ends) - 1)
-    training = statistics.mean(epoch["train_seconds"] for epoch in found["epochs"][1:])
+    training = statistics.mean(epoch["train_seconds"] for epoch in found["epochs"])
     return {
         "epoch_seconds": whole,
         "train_seconds": training,
@@ -221,7 +221,7 @@ def speed_line(found: Result) -> str:
     return (
         f"{found['process_seconds']:6.1f} s of the process  {found['epoch_seconds']:6.2f} s an epoch  "
         f"{found['epoch_images_per_second']:6.1f} images/s  "
-        f"{found['train_images_per_second']:6.1f} images/s of its training"
+        f"{found['train_images_per_second']:6.1f} images/s of training"
     )
 
 
