@@ -59,9 +59,10 @@ def bad_images(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "bad_images.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
-    [(signal.SIGTERM, "0"), pytest.param((signal.SIGKILL, "2"), marks=pytest.mark.slow)],
+    [(signal.SIGTERM, "0"), (signal.SIGKILL, "2")],
     ids=["SIGTERM", "kill -9, loader processes"],
 )
 def test_a_stream_that_is_stopped_in_an_epoch_goes_on_bit_for_bit(
@@ -91,6 +92,7 @@ def test_a_stream_that_is_stopped_in_an_epoch_goes_on_bit_for_bit(
     assert bad_images(folder) == bad_images(uninterrupted)
 
 
+@pytest.mark.slow
 def test_bad_images_of_a_stream_are_left_out_listed_once_and_not_counted(uninterrupted: Path):
     assert sorted((image["split"], image["row"]) for image in bad_images(uninterrupted)) == [
         ("train", row) for row in BAD
@@ -116,6 +118,7 @@ def test_more_bad_images_than_allowed_stop_the_run_with_their_list(
     assert f"train row {listed[-1]['row']}: is damaged" in said
 
 
+@pytest.mark.slow
 def test_fc_is_fitted_on_the_sample_and_averages_work(digits: Path, tmp_path: Path):
     asked = ["--dataset_name", str(digits), *OPTIONS, "--num_train_epochs", "1", "--ema"]
     assert main([*asked, "--output_dir", str(tmp_path / "run")]) == 0
