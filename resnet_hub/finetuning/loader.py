@@ -4,7 +4,6 @@ Images stay uint8; they become float on the device, which moves a quarter of the
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -94,12 +93,11 @@ class TrainBatches:
         share = Share(rank, world_size, num_micro)
         augment = partial(_augment, transforms, plan.seed)
         images: Dataset[Batch]
-        self._batches: Callable[[int, int], Iterator[Any]]
         if isinstance(split, TrainStream):
-            self._batches = partial(split.batches, plan, share)
+            self._keys = _TrainKeys(partial(split.batches, plan, share), num_micro)
             images = _StreamedTrainImages(split.where, augment)
         else:
-            self._batches = partial(_batches_by_index, plan, share)
+            self._keys = _TrainKeys(partial(_batches_by_index, plan, share), num_micro)
             images = _TrainImages(split, augment)
         self._loader: LastingLoader[Batch] = LastingLoader(
             images, num_workers=num_workers, pin_memory=pin_memory, wait_seconds=wait_seconds
@@ -107,11 +105,12 @@ class TrainBatches:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """The micro-batches of each step of an epoch, from `first_step` on."""
-        first_batch = first_step * self._num_micro
-        with closing(_EpochKeys(self._batches, epoch, first_batch, self._num_micro)) as keys:
-            batches = self._loader.batches(keys.after)
+        batches = self._loader.batches(lambda done: self._keys.of_epoch(epoch, first_step, skip=done))
+        try:
             for _ in range(first_step, self.plan.steps_per_epoch):
                 yield [next(batches) for _ in range(self._num_micro)]
+        finally:
+            self._keys.close()
 
 
 def evaluation_batches(
@@ -166,23 +165,20 @@ def view_batches(
     return loader.batches(lambda done: keys[done:])
 
 
-class _EpochKeys:
+class _TrainKeys:
     """What the loader asks its data set for: (epoch, what is in it) of each micro-batch of an epoch."""
 
-    def __init__(
-        self, batches: Callable[[int, int], Iterator[Any]], epoch: int, first_batch: int, num_micro: int
-    ) -> None:
-        """Keys of an epoch from a micro-batch on; `batches(epoch, step)` gives those from a step on."""
-        self._batches, self._epoch = batches, epoch
-        self._first_batch, self._num_micro = first_batch, num_micro
+    def __init__(self, batches: Callable[[int, int], Iterator[Any]], num_micro: int) -> None:
+        """`batches(epoch, step)` gives what is in the micro-batches from a step on."""
+        self._batches, self._num_micro = batches, num_micro
         self._left: Iterator[Any] = iter(())
 
-    def after(self, done: int) -> Iterator[tuple[int, Any]]:
-        """The keys that are left after so many micro-batches."""
+    def of_epoch(self, epoch: int, first_step: int, *, skip: int) -> Iterator[tuple[int, Any]]:
+        """The keys from a step on, without so many micro-batches at the beginning."""
         self.close()
-        step, micro = divmod(self._first_batch + done, self._num_micro)
-        self._left = self._batches(self._epoch, step)
-        return ((self._epoch, batch) for batch in islice(self._left, micro, None))
+        steps, micros = divmod(skip, self._num_micro)
+        self._left = self._batches(epoch, first_step + steps)
+        return ((epoch, batch) for batch in islice(self._left, micros, None))
 
     def close(self) -> None:
         """End the last iterator, which may be reading ahead; a loader with workers holds on to it."""

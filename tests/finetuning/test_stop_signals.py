@@ -13,10 +13,8 @@ import pytest
 
 from resnet_hub.results import RunReport
 
-from .conftest import ROOT, TINY, environment, finetune_command, run_command
+from .conftest import ROOT, TINY, environment, finetune_command
 from .runs import HALF, SMALL, ForkServer, assert_same_run, happens, log_of, saved, wait_until
-
-pytest_plugins = ["tests.hub_server.fixtures"]
 
 # Where the signal comes, in which call, and the step of the newest checkpoint then; each goes on from there.
 STATIONS = (
@@ -100,36 +98,6 @@ with PreemptionWatch() as watch:
     assert watch.requested is {not nohup}
 """
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True)
-
-
-@pytest.mark.slow
-def test_a_signal_while_a_run_is_published_ends_with_75_and_the_same_command_publishes(hub, tmp_path: Path):
-    folder = tmp_path / "run"
-    push = ("--push_to_hub", "--hub_model_id", "alice/digits", "--hub_private_repo")
-    command = finetune_command(*TINY, "--max_train_steps", "1", *push, "--output_dir", folder)
-    hub.fail("POST .*/commit/", delay=120)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment())
-    wait_until(lambda: (folder / "report.json").exists() and commits_asked_for(hub))
-    sent = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 75, errors
-    assert time.monotonic() - sent < 10
-    weights = (folder / "export/model.safetensors").stat().st_mtime_ns
-
-    hub.faults.clear()
-    done = run_command(command)
-    assert done.returncode == 0, done.stderr
-    assert "published" in done.stderr
-    assert (folder / "export/model.safetensors").stat().st_mtime_ns == weights
-    assert not list(folder.rglob(".lock"))
-    assert run_command(command).returncode == 2  # finished and published: refused as ever
-    other = run_command([*command[:-2], "--seed", "1", *command[-2:]])
-    assert other.returncode == 2
-
-
-def commits_asked_for(hub) -> bool:
-    return any("/commit/" in request.path for request in hub.seen)
 
 
 def launch(launcher: str) -> list[str]:
