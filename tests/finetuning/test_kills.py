@@ -255,4 +255,6 @@ for _ in range(8):
     assert done.returncode == 0, done.stderr
     rows = [tuple(map(int, line.split())) for line in counts.read_text().splitlines()]
     assert len(rows) == 8
-    assert all(last <= third for last, third in zip(rows[-1], rows[2], strict=True)), rows
+    # A thread may be on its way out when they are counted; what grows has grown in each of the last three.
+    fewest = [min(column) for column in zip(*rows[-3:], strict=True)]
+    assert all(late <= third for late, third in zip(fewest, rows[2], strict=True)), rows
