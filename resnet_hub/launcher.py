@@ -57,6 +57,8 @@ def run_processes(
             for rank in range(num_processes):
                 own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 processes.append(subprocess.Popen(command, env=shared | own, process_group=0))
+                for number in tuple(passed_on):  # one that came before this process was known
+                    processes[-1].send_signal(number)
             code = _first_error(processes, patience)
         except OSError as error:
             raise RunError(f"Cannot start {command[0]}: {error}") from error

@@ -144,6 +144,20 @@ def test_a_signal_to_another_launcher_alone_saves_too(
 
 
 @pytest.mark.slow
+def test_a_signal_in_start_up_of_two_processes_comes_back_as_75(tmp_path: Path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "resnet_hub.cli", "finetune", "--num_processes", "2", *TINY]
+    launcher = psutil.Popen(
+        [*command, "--output_dir", str(folder)], stderr=subprocess.PIPE, env=environment()
+    )
+    wait_until(lambda: len(launcher.children()) == 2)
+    launcher.send_signal(signal.SIGTERM)
+    _, errors = launcher.communicate(timeout=30)
+    assert launcher.returncode == 75, errors
+    assert not folder.exists()
+
+
+@pytest.mark.slow
 def test_two_runs_do_not_share_a_folder(server: ForkServer, uninterrupted: Path, tmp_path: Path):
     folder = tmp_path / "run"
     first = server.start(folder, faults=[happens("loop.train_step", "stopped", call=4)])
