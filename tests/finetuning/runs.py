@@ -72,11 +72,8 @@ class ForkServer:
 
     def start_two(self, folder: Path, *arguments: str, **options: Any) -> list[int]:
         """The same run on two processes, with the same images in every step."""
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
         shared = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         return [
             self.start(folder, *HALF, *arguments, **options, **shared, RANK=str(rank), LOCAL_RANK=str(rank))
             for rank in range(2)
@@ -93,6 +90,13 @@ class ForkServer:
         self._server.stdin.write(json.dumps(question) + "\n")
         self._server.stdin.flush()
         return int(self._server.stdout.readline())
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def log_of(folder: Path) -> Path:

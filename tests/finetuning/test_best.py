@@ -50,7 +50,9 @@ def prepared(folder: Path, **options) -> tuple[Run, Training]:
     """A tiny run, begun and not yet trained."""
     with PreemptionWatch() as watch:
         run = prepare(replace(TINY_CONFIG, output_dir=folder, **options), watch)
-    run.folder.begin(run.config, facts=run.facts(), machine=run.machine.record(), bad_images=[])
+    if run.machine.is_main:
+        run.folder.begin(run.config, facts=run.facts(), machine=run.machine.record(), bad_images=[])
+    run.machine.accelerator.wait_for_everyone()
     return run, start_or_resume(run)
 
 

@@ -23,6 +23,7 @@ from resnet_hub.finetuning.memory import help_if_out_of_memory, is_out_of_memory
 from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.state import Training
 
+from .runs import free_port
 from .test_best import prepared
 
 BATCH = 64
@@ -124,7 +125,7 @@ def test_a_real_allocation_that_cannot_be_had_is_known_for_what_it_is():
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
 
 
-def _one_of_two(rank: int, folder: Path, most: int, results: Any) -> None:
+def _one_of_two(rank: int, port: int, folder: Path, most: int, results: Any) -> None:
     import os
 
     os.environ |= {
@@ -133,7 +134,7 @@ def _one_of_two(rank: int, folder: Path, most: int, results: Any) -> None:
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "29517",
+        "MASTER_PORT": str(port),
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
     }
@@ -149,7 +150,7 @@ def _one_of_two(rank: int, folder: Path, most: int, results: Any) -> None:
 def test_all_processes_agree_on_the_parts_though_only_one_runs_out_of_memory(tmp_path: Path):
     results = mp.Manager().dict()
     run: Callable[..., Any] = mp.spawn
-    run(_one_of_two, (tmp_path / "two", 10, results), nprocs=2)
+    run(_one_of_two, (free_port(), tmp_path / "two", 10, results), nprocs=2)
     assert [results[rank][0] for rank in range(2)] == [4, 4]
     assert torch.equal(results[0][1], results[1][1])
     _, training, trainer = begun(tmp_path / "one", mixup=0.0)
