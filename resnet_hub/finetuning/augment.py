@@ -25,6 +25,7 @@ from torchvision.transforms.v2 import functional as F
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.hyperrule import SMALL_IMAGE, image_sizes
+from resnet_hub.finetuning.kept_views import evaluated
 from resnet_hub.finetuning.keys import random_key
 from resnet_hub.images import DecodableImage
 from resnet_hub.preprocessing import Preprocessing, resize_pixels
@@ -98,6 +99,19 @@ def build_train_transform(config: FinetuneConfig, preprocessing: Preprocessing) 
     )
 
 
+def fixed_views(config: FinetuneConfig, preprocessing: Preprocessing) -> list[Preprocessing]:
+    """How training images are resized, and cropped at their centre, before anything is drawn.
+
+    Nothing for larger images, whose crops are cut out of the image as it came.
+    """
+    is_small = max(preprocessing.image_size) <= SMALL_IMAGE
+    sizes = set(image_sizes(config)) if is_small or config.augmentation == "none" else set()
+    views = [preprocessing.at_size(size) for size in sorted(sizes)]
+    if config.reestimate_batchnorm and preprocessing not in views:
+        views.append(preprocessing)
+    return views
+
+
 def short_side_to_keep(config: FinetuneConfig, preprocessing: Preprocessing) -> int:
     """The short side in pixels to which an image can be reduced and still have enough for every random crop.
 
@@ -122,7 +136,7 @@ class EvaluationTransform:
 
     def __call__(self, encoded: DecodableImage) -> Tensor:
         """The pixels, uint8 (channels, height, width)."""
-        return self.preprocessing(encoded.decode(self.preprocessing.mode))
+        return evaluated(encoded, self.preprocessing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +197,7 @@ class PadAndCrop:
 
     def __call__(self, encoded: DecodableImage) -> Tensor:
         """As large as the preprocessing makes it, uint8 (channels, height, width)."""
-        image = self.preprocessing(encoded.decode(self.preprocessing.mode))
+        image = evaluated(encoded, self.preprocessing)
         _, height, width = image.shape
         down, right = round(_SMALL_PADDING * height), round(_SMALL_PADDING * width)
         mean_color: Any = [round(255 * mean) for mean in self.preprocessing.mean]

@@ -71,6 +71,9 @@ class FinetuneConfig:
     image_cache_gb: float = 50.0
     """Gigabytes that --image_cache may take; images beyond them are decoded anew each time."""
 
+    image_memory_gb: float = 1.0
+    """Gigabytes, per process, for validation and small training images, which are then decoded once."""
+
     # Images on their way into the network
     image_size: int | None = None
     """Height and width in pixels for training and evaluation; the pretrained model's own if not given."""
@@ -267,6 +270,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
             "dataloader_num_workers",
             "seed",
             "reestimate_batchnorm",
+            "image_memory_gb",
             "mixup",
             "cutmix",
             "color_jitter",

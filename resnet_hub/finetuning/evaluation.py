@@ -1,23 +1,23 @@
 """What the network makes of a split: each image once, however many processes share the work."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnet_hub.finetuning.augment import EvaluationTransform
 from resnet_hub.finetuning.data import Split
+from resnet_hub.finetuning.freezing import num_frozen_stages, set_modes
 from resnet_hub.finetuning.keys import random_key
 from resnet_hub.finetuning.loader import Batch, TrainBatches, evaluation_batches
 from resnet_hub.finetuning.loop import compute_split, normalized
 from resnet_hub.finetuning.preparation import Run
+from resnet_hub.finetuning.sampler import part
 from resnet_hub.finetuning.state import Training, save
 from resnet_hub.finetuning.stopwatch import EVALUATION
-
-_MOST_KEPT_BYTES = 1_000_000_000  # of validation images in memory, per process; 6,600 images of 224 px
 
 
 def evaluate(
@@ -27,14 +27,12 @@ def evaluate(
     stopwatch = training.trainer.stopwatch
     stopwatch.start()
     network.eval()
-    if run.machine.world_size > 1 and not run.machine.sync_batchnorm:
-        for buffer in network.buffers():  # each process has running statistics of its own
-            broadcast(buffer)
+    share_statistics(run, network)
     # The last evaluation has the best weights in the network; the checkpoint of the last epoch is there.
     before_stop = None if full_precision else lambda: save(run, training, must=True)
     logits = compute_split(
         network,
-        _batches(run, training, split),
+        validation_batches(run, split, num_workers=0 if _is_kept(run, split) else run.num_workers),
         num_outputs=len(run.data.class_names),
         num_images=len(split),
         batch_size=_batch_size(run),
@@ -47,16 +45,34 @@ def evaluate(
     return logits
 
 
+def share_statistics(run: Run, network: nn.Module) -> None:
+    """Give all processes BatchNorm's running statistics of the first, where each has its own."""
+    if run.machine.world_size > 1 and not run.machine.sync_batchnorm:
+        for buffer in network.buffers():
+            broadcast(buffer)
+
+
 @torch.no_grad()
-def reestimate_batchnorm(run: Run, training: Training, network: nn.Module, *, epoch: int) -> None:
+def reestimate_batchnorm(
+    run: Run,
+    network: nn.Module,
+    *,
+    epoch: int,
+    num_images: int,
+    before_stop: Callable[[], None] | None = None,
+) -> None:
     """Replace BatchNorm's running statistics by those of training images as evaluation sees them.
 
     Averaged weights never produced the statistics that they were averaged with (Izmailov et al. 2018,
     arXiv:1803.05407, section 3.2), and random crops show objects larger than evaluation does (Touvron et al.
-    2019, arXiv:1906.06423). The images are the first of the order of `epoch`, the same on every start.
+    2019, arXiv:1906.06423). The images are the first of the order of `epoch`, the same on every start. Frozen
+    stages keep theirs. Raises Preempted when asked to stop, after `before_stop`.
     """
-    assert run.config.reestimate_batchnorm is not None
-    num_steps = -(-run.config.reestimate_batchnorm // run.plan.global_batch_size)
+    set_modes(network, num_frozen_stages(run.config, network, epoch))
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
+    if not norms:
+        return
+    num_steps = -(-num_images // run.plan.global_batch_size)
     batches = TrainBatches(
         run.data.train,
         [EvaluationTransform(run.preprocessing)],
@@ -71,8 +87,16 @@ def reestimate_batchnorm(run: Run, training: Training, network: nn.Module, *, ep
     steps = islice(batches.epoch(epoch), num_steps)
     images = (normalized(batch.images, run.preprocessing, run.machine) for step in steps for batch in step)
     torch.manual_seed(random_key(run.config.seed, epoch, run.machine.rank))  # drop path is on in this pass
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches
     with run.machine.accelerator.autocast():
-        update_bn(images, network)
+        for batch in images:
+            network(batch)
+            run.stop_if_asked(before_stop)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def validation_batches(run: Run, split: Split, *, num_workers: int) -> Iterator[Batch]:
@@ -89,23 +113,10 @@ def validation_batches(run: Run, split: Split, *, num_workers: int) -> Iterator[
     )
 
 
-def _batches(run: Run, training: Training, split: Split) -> Iterator[Batch]:
-    """This process's share of a split; validation images are decoded once and then kept, if they fit.
-
-    They are the same at each epoch. At 12 megapixels decoding one takes as long as training on several.
-    """
-    size, channels = run.preprocessing.image_size, run.preprocessing.num_channels
-    share = -(-len(split) // run.machine.world_size)
-    fits = share * channels * size[0] * size[1] <= _MOST_KEPT_BYTES
-    if split is run.data.validation and training.validation_batches:
-        yield from training.validation_batches
-        return
-    seen = []
-    for batch in validation_batches(run, split, num_workers=run.num_workers):
-        if split is run.data.validation and fits:
-            seen.append(batch)
-        yield batch
-    training.validation_batches = training.validation_batches or seen
+def _is_kept(run: Run, split: Split) -> bool:
+    """Whether this process's share of a split is in memory, and loader processes would have nothing to do."""
+    share = part(split.rows, run.machine.rank, run.machine.world_size)
+    return split.kept is not None and split.kept.has_all(share, run.preprocessing)
 
 
 def _batch_size(run: Run) -> int:

@@ -37,14 +37,24 @@ def train_all_but(network: nn.Module, num_frozen: int) -> None:
     Their parameters get no gradient, and their BatchNorm uses its running statistics and leaves them alone;
     in training mode these would drift away from the weights that they belong to.
     """
-    frozen = {name for stage in _stages(network)[:num_frozen] for name in stage}
-    network.train()
+    frozen = _frozen_names(network, num_frozen)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
+    set_modes(network, num_frozen)
+
+
+def set_modes(network: nn.Module, num_frozen: int) -> None:
+    """Put the network into training mode, and its first stages into that of evaluation."""
+    frozen = _frozen_names(network, num_frozen)
+    network.train()
     for name, part in network.named_children():
         own = [f"{name}.{inner}" for inner, _ in part.named_parameters()]
         if own and frozen.issuperset(own):
             part.eval()
+
+
+def _frozen_names(network: nn.Module, num_frozen: int) -> set[str]:
+    return {name for stage in _stages(network)[:num_frozen] for name in stage}
 
 
 def _stages(network: Any) -> list[list[str]]:

@@ -26,10 +26,12 @@ _PARTS = 8  # of a stream, at least: 1, 2, 4 and 8 processes can share them
 SMALL_IMAGE = 64  # pixels; up to here images are padded and cropped, above they are cropped and resized
 
 
+_USUAL_WIDTH = 512
+
 _GROWING = 2 / 3  # share of the epochs through which images grow, if they begin smaller
 _FIRST_SIZE = 0.7  # of the image size: half of the multiplications
 
-_BATCHNORM_IMAGES = 2048  # enough for the mean and variance of a channel to a few percent
+BATCHNORM_IMAGES = 2048  # enough for the mean and variance of a channel to a few percent
 
 
 def image_sizes(config: FinetuneConfig) -> list[int]:
@@ -46,7 +48,13 @@ def image_sizes(config: FinetuneConfig) -> list[int]:
 
 
 def complete(
-    config: FinetuneConfig, *, num_train: int, multi_label: bool, model_image_size: int, world_size: int
+    config: FinetuneConfig,
+    *,
+    num_train: int,
+    multi_label: bool,
+    model_image_size: int,
+    network_width: int,
+    world_size: int,
 ) -> FinetuneConfig:
     """The configuration with every open training option decided.
 
@@ -55,6 +63,7 @@ def complete(
         num_train: Images in the training split.
         multi_label: Whether an image has any number of labels; smoothing is then not defined.
         model_image_size: Image size in pixels that the model's weights were made for.
+        network_width: Channels of the last 3x3 convolution: 512 in ResNet-18 and ResNet-50.
         world_size: Training processes; the images per step do not depend on it.
     """
     if multi_label and config.label_smoothing:
@@ -71,8 +80,10 @@ def complete(
     if config.max_train_steps:
         epochs = math.ceil(config.max_train_steps / steps_per_epoch)
     total_steps = config.max_train_steps or epochs * steps_per_epoch
-    # Adam's rate grows with the square root of the batch (Malladi et al. 2022, arXiv:2205.10287).
-    rate_at_64 = 5e-4 if config.pretrained else 3e-3
+    # Adam's rate grows with the square root of the batch (Malladi et al. 2022, arXiv:2205.10287), and for
+    # networks that are narrower than usual with one over their width (Yang et al. 2022, arXiv:2203.03466).
+    narrower = max(1.0, _USUAL_WIDTH / network_width)
+    rate_at_64 = 5e-4 * narrower if config.pretrained else 3e-3
     is_averaged = bool(config.average_last_epochs) or (
         config.ema if config.ema_decay is None else config.ema_decay > 0
     )
@@ -93,7 +104,7 @@ def complete(
         "first_image_size": (
             _round_size(_FIRST_SIZE * train_size, train_size) if config.low_resolution_first else train_size
         ),
-        "reestimate_batchnorm": min(num_train, _BATCHNORM_IMAGES) if is_averaged else 0,
+        "reestimate_batchnorm": min(num_train, BATCHNORM_IMAGES) if is_averaged else 0,
     }
     if config.streaming:
         decided |= {"shuffle_buffer": _SHUFFLED, "stream_parts": world_size * math.ceil(_PARTS / world_size)}

@@ -30,7 +30,7 @@ from resnet_hub.finetuning.cache_folder import make_room, write_whole
 from resnet_hub.finetuning.crew import Crew
 from resnet_hub.finetuning.sampler import Indices
 from resnet_hub.finetuning.split import Split
-from resnet_hub.images import ColorMode, DecodableImage, EncodedImage, Pixels
+from resnet_hub.images import ColorMode, DecodableImage, Pixels
 from resnet_hub.preprocessing import resize_pixels
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Reduction:
         scale = min(1.0, self.short_side / min(width, height))
         return max(1, round(width * scale)), max(1, round(height * scale))
 
-    def __call__(self, image: EncodedImage) -> Pixels:
+    def __call__(self, image: DecodableImage) -> Pixels:
         """The pixels, uint8 (height, width, channels)."""
         width, height = self.size(image.width, image.height)
         pixels = image.pixels(self.mode, at_least=(width, height))

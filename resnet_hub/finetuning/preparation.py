@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
 from resnet_hub.errors import ConfigError, UserError
-from resnet_hub.finetuning.augment import parse_auto_augment, short_side_to_keep
+from resnet_hub.finetuning.augment import fixed_views, parse_auto_augment, short_side_to_keep
 from resnet_hub.finetuning.cache_folder import check_cache_folder
 from resnet_hub.finetuning.config import FinetuneConfig, with_options
 from resnet_hub.finetuning.crew import Crew
@@ -28,8 +28,15 @@ from resnet_hub.finetuning.hyperrule import SMALL_IMAGE, complete
 from resnet_hub.finetuning.image_cache import ReducedImages, Reduction, build_image_cache
 from resnet_hub.finetuning.image_facts import FactsMemory
 from resnet_hub.finetuning.inspection import Inspector
+from resnet_hub.finetuning.kept_views import KeptViews
 from resnet_hub.finetuning.machine import Machine, choose_num_workers, start_machine
-from resnet_hub.finetuning.model import Origin, build_model, check_model_name, describe_preprocessing
+from resnet_hub.finetuning.model import (
+    Origin,
+    build_model,
+    check_model_name,
+    describe_preprocessing,
+    width_of,
+)
 from resnet_hub.finetuning.preemption import Preempted, PreemptionWatch
 from resnet_hub.finetuning.progress import Display
 from resnet_hub.finetuning.run_folder import RunFolder
@@ -152,6 +159,7 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
         num_train=len(data.train),
         multi_label=data.multi_label,
         model_image_size=Preprocessing.of_model(model).image_size[0],
+        network_width=width_of(model),
         world_size=machine.world_size,
     )
     data = data.in_order_of(config)
@@ -161,14 +169,15 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
     )
     check_freezing(config, model)
     plan = _plan(config, machine, num_train=len(data.train))
+    preprocessing = Preprocessing.of_model(model)
     run = Run(
         config=config,
         machine=machine,
         folder=folder,
-        data=data,
+        data=_keeping_views(data, config, preprocessing, world_size=machine.world_size),
         model=model,
         origin=origin,
-        preprocessing=Preprocessing.of_model(model),
+        preprocessing=preprocessing,
         plan=plan,
         num_workers=choose_num_workers(config, machine, len(data.train)),
         crew=crew,
@@ -178,13 +187,35 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
             config,
             class_names=data.class_names,
             multi_label=data.multi_label,
-            ours=Preprocessing.of_model(model),
+            ours=preprocessing,
         ),
     )
     _check_fits(run)
     folder.check_same_run(config, facts=run.facts())
     display.say(_summary(run))
     return run
+
+
+def _keeping_views(
+    data: ImageData, config: FinetuneConfig, preprocessing: Preprocessing, *, world_size: int
+) -> ImageData:
+    """The data with memory for what is decoded in the same way each time, validation images first.
+
+    A split that does not fit is not kept: most of it would be decoded each time all the same.
+    """
+    left = config.image_memory_gb * 1e9
+    wanted = {"validation": [preprocessing], "train": fixed_views(config, preprocessing)}
+    kept: dict[str, Split] = {}
+    for name, views in wanted.items():
+        split = getattr(data, name)
+        if not isinstance(split, Split) or not views:
+            continue
+        num_images = len(split) if name == "train" else -(-len(split) // world_size)
+        num_bytes = KeptViews.num_bytes(num_images, views)
+        if num_bytes <= left:
+            left -= num_bytes
+            kept[name] = replace(split, kept=KeptViews(split.rows, views))
+    return replace(data, **kept)
 
 
 def confirm_publishing(run: Run) -> None:

@@ -43,6 +43,7 @@ _FREE_TO_CHANGE = frozenset(
         "hub_private_repo",
         "image_cache",
         "image_cache_gb",
+        "image_memory_gb",
         "output_dir",
         "per_device_eval_batch_size",
         "per_device_train_batch_size",

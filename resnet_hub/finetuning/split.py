@@ -10,7 +10,8 @@ from PIL import Image
 
 from resnet_hub.finetuning.image_column import ImageColumn
 from resnet_hub.finetuning.inspection import Inspection
-from resnet_hub.images import ColorMode, EncodedImage
+from resnet_hub.finetuning.kept_views import KeptViews
+from resnet_hub.images import ColorMode, DecodableImage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class Split:
     images: ImageColumn
     seen: Inspection
     """Size, kind and digest of each image."""
+    kept: KeptViews | None = None
+    """Where what is decoded of these images is kept in memory."""
 
     def take(self, positions: NDArray[Any], *, name: str, how: str) -> "Split":
         """A split of some of the images."""
@@ -43,9 +46,10 @@ class Split:
         """Number of images."""
         return len(self.rows)
 
-    def encoded(self, indices: NDArray[np.int64]) -> Iterator[EncodedImage]:
-        """The images at these positions, one after the other, headers read and pixels not yet decoded."""
-        return self.images.encoded(self.rows[indices])
+    def encoded(self, indices: NDArray[np.int64]) -> Iterator[DecodableImage]:
+        """The images at these positions, one after the other, not yet decoded."""
+        rows = self.rows[indices]
+        return self.images.encoded(rows) if self.kept is None else self.kept.images(self.images, rows)
 
     def image(self, index: int, mode: ColorMode = "RGB") -> Image.Image:
         """The upright image at a position."""

@@ -22,7 +22,7 @@ from resnet_hub.finetuning.checkpoint import (
 from resnet_hub.finetuning.config_file import plain_values
 from resnet_hub.finetuning.freezing import train_all_but
 from resnet_hub.finetuning.left_out import all_left_out
-from resnet_hub.finetuning.loader import Batch, CopiedImages, TrainBatches
+from resnet_hub.finetuning.loader import CopiedImages, TrainBatches
 from resnet_hub.finetuning.loop import Progress, Trainer
 from resnet_hub.finetuning.losses import make_loss_function
 from resnet_hub.finetuning.optim import Schedule, make_optimizer
@@ -50,8 +50,6 @@ class Training:
     """Weights of the best validated epoch, on the CPU."""
     batches: TrainBatches
     tracking: Tracking
-    validation_batches: list[Batch] = field(default_factory=list)
-    """This process's validation images once they have been decoded, if they fit into memory."""
     resumed_from_step: int | None = None
     last_saved: float = field(default_factory=time.monotonic)
 

@@ -9,9 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from resnet_hub.finetuning.contact_sheet import draw_batch
-from resnet_hub.finetuning.evaluation import evaluate, reestimate_batchnorm, validation_batches
+from resnet_hub.finetuning.evaluation import (
+    evaluate,
+    reestimate_batchnorm,
+    share_statistics,
+    validation_batches,
+)
 from resnet_hub.finetuning.features import fit_fc
 from resnet_hub.finetuning.freezing import num_frozen_stages, train_all_but
+from resnet_hub.finetuning.hyperrule import BATCHNORM_IMAGES
 from resnet_hub.finetuning.left_out import LeftOut
 from resnet_hub.finetuning.loop import Progress, train_steps
 from resnet_hub.finetuning.metrics import score_predictions
@@ -56,9 +62,16 @@ def train_epochs(run: Run, training: Training) -> None:
 
 
 def _fit_fc(run: Run, training: Training) -> None:
-    """Fit the new fc on the features of the frozen network, its BatchNorm in evaluation mode."""
+    """Fit the new fc on the features of the frozen network, its BatchNorm in evaluation mode.
+
+    Where training follows, BatchNorm will use the statistics of these images, and fc is fitted to what it
+    makes of them; where none follows, those that the weights came with are more accurate (recipes/LOG.md).
+    """
     started = time.monotonic()
     training.trainer.stopwatch.start()
+    if run.total_steps:
+        reestimate_batchnorm(run, training.network, epoch=0, num_images=BATCHNORM_IMAGES)
+        share_statistics(run, training.network)
     fitted = fit_fc(run, training.network)
     training.trainer.stopwatch.lap(FIT_FC)
     if training.average is not None:
@@ -118,7 +131,13 @@ def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = 
     split, network = run.data.validation, training.candidate
     started = time.monotonic()
     if run.config.reestimate_batchnorm and epoch >= 0:  # the fitted fc belongs to the weights as they came
-        reestimate_batchnorm(run, training, network, epoch=epoch)
+        reestimate_batchnorm(
+            run,
+            network,
+            epoch=epoch,
+            num_images=run.config.reestimate_batchnorm,
+            before_stop=lambda: save(run, training, must=True),
+        )
     if split is None:
         progress.evaluated_epochs, progress.best_epoch = epoch + 1, epoch + 1
         training.best = _copy_weights(network)

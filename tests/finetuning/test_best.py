@@ -42,7 +42,13 @@ TINY_CONFIG = FinetuneConfig(
 
 
 def completed(config: FinetuneConfig, **facts) -> FinetuneConfig:
-    known = {"num_train": 1257, "multi_label": False, "model_image_size": 224, "world_size": 1}
+    known = {
+        "num_train": 1257,
+        "multi_label": False,
+        "model_image_size": 224,
+        "network_width": 512,
+        "world_size": 1,
+    }
     return complete(config, **known | facts)
 
 
@@ -137,7 +143,7 @@ def test_batchnorm_gets_the_statistics_of_training_images_as_evaluation_sees_the
     run, training = prepared(tmp_path / "run", reestimate_batchnorm=10_000)
     with torch.no_grad():
         training.network.bn1.running_mean.fill_(123.0)
-    reestimate_batchnorm(run, training, training.network, epoch=1)
+    reestimate_batchnorm(run, training.network, epoch=1, num_images=10_000)
     batches = evaluation_batches(
         run.data.train,
         run.preprocessing,

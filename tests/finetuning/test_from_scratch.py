@@ -96,7 +96,14 @@ def test_only_adamw_has_a_rule_for_its_rate():
 @pytest.mark.parametrize(("batch_size", "world_size", "micro"), [(None, 2, 1), (16, 2, 4), (50, 1, 3)])
 def test_the_images_of_a_step_are_shared_out_to_processes_and_micro_batches(batch_size, world_size, micro):
     asked = FinetuneConfig(images_per_step=128, per_device_train_batch_size=batch_size)
-    config = complete(asked, num_train=1000, multi_label=False, model_image_size=224, world_size=world_size)
+    config = complete(
+        asked,
+        num_train=1000,
+        multi_label=False,
+        model_image_size=224,
+        network_width=512,
+        world_size=world_size,
+    )
     assert config.images_per_step == 128
     assert config.gradient_accumulation_steps == micro
     assert config.per_device_train_batch_size == (batch_size or 64)

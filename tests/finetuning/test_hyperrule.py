@@ -8,13 +8,18 @@ from resnet_hub.finetuning.hyperrule import complete
 
 
 def decide(
-    num_train: int = 1257, world_size: int = 1, multi_label: bool = False, **options
+    num_train: int = 1257,
+    world_size: int = 1,
+    multi_label: bool = False,
+    network_width: int = 512,
+    **options,
 ) -> FinetuneConfig:
     return complete(
         FinetuneConfig(**options),
         num_train=num_train,
         multi_label=multi_label,
         model_image_size=224,
+        network_width=network_width,
         world_size=world_size,
     )
 
@@ -49,6 +54,13 @@ def test_the_images_of_a_step_and_the_rate_do_not_depend_on_the_processes(world_
     assert config.per_device_train_batch_size is not None
     assert config.per_device_train_batch_size * world_size == 64
     assert config.learning_rate == decide().learning_rate
+
+
+def test_narrow_networks_learn_at_a_higher_rate_and_wide_ones_at_the_usual_one():
+    rates = {width: decide(network_width=width).learning_rate for width in (64, 256, 512, 1024)}
+    assert rates == {64: 4e-3, 256: 1e-3, 512: 5e-4, 1024: 5e-4}
+    scratch = [decide(network_width=width, pretrained=False).learning_rate for width in (64, 512)]
+    assert scratch == [3e-3, 3e-3]
 
 
 def test_larger_data_sets_get_larger_steps_and_fewer_epochs():

@@ -63,7 +63,7 @@ def test_a_search_writes_its_numbers_and_its_picture_and_nothing_else(found: tup
     record = json.loads((folder / "learning_rate.json").read_text())
     assert record["suggestion"] == search.suggestion
     assert len(record["rates"]) == len(record["losses"]) == len(record["smoothed"]) > 60
-    assert search.by_rule == pytest.approx(5e-4 * 0.5**0.5)
+    assert search.by_rule == pytest.approx(4e-3 * 0.5**0.5)
     assert (folder / "learning_rate.png").read_bytes().startswith(b"\x89PNG")
     assert f"--learning_rate {search.suggestion:.2g}" in search.describe()
 

@@ -307,7 +307,12 @@ def test_the_parts_can_be_shared_by_all_processes(world_size: int, parts: int):
     def completed(**options) -> FinetuneConfig:
         config = FinetuneConfig(dataset_name="x", streaming=True, **options)
         return complete(
-            config, num_train=10**6, multi_label=False, model_image_size=224, world_size=world_size
+            config,
+            num_train=10**6,
+            multi_label=False,
+            model_image_size=224,
+            network_width=512,
+            world_size=world_size,
         )
 
     assert completed().stream_parts == parts
