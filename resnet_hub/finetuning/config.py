@@ -83,6 +83,8 @@ class FinetuneConfig:
     """Share of the resized short side that evaluation's crop keeps; the model's own if not given."""
     augmentation: Augmentation | None = None
     """Training augmentation; chosen from the image size if not given."""
+    strong_augmentation: bool = False
+    """Let the rule choose TrivialAugment (Müller and Hutter 2021), if the network is wide enough for it."""
     auto_augment: str | None = None
     """Automatic augmentation by timm, in its words: rand-m7-mstd0.5-inc1, augmix-m3-w3, original, ..."""
     color_jitter: float = 0.0
@@ -217,7 +219,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "long_schedule": True,
         "low_resolution_first": True,
         "ema": True,
-        "augmentation": "trivialaugment",
+        "strong_augmentation": True,
         "mixup": 0.1,
         "cutmix": 1.0,
     },

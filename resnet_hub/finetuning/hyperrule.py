@@ -7,7 +7,7 @@ decides, the user overrides, and what was decided is printed and recorded.
 import math
 
 from resnet_hub.errors import ConfigError
-from resnet_hub.finetuning.config import FinetuneConfig, with_options
+from resnet_hub.finetuning.config import Augmentation, FinetuneConfig, with_options
 
 # Up to this many training images: (images per optimizer step).
 _BATCH_SIZES = ((5_000, 64), (50_000, 128), (math.inf, 256))
@@ -27,6 +27,7 @@ SMALL_IMAGE = 64  # pixels; up to here images are padded and cropped, above they
 
 
 _USUAL_WIDTH = 512
+_WIDE_ENOUGH = 256  # for strong augmentation; my_resnet20, with 64, loses two points by it (recipes/LOG.md)
 
 _GROWING = 2 / 3  # share of the epochs through which images grow, if they begin smaller
 _FIRST_SIZE = 0.7  # of the image size: half of the multiplications
@@ -72,7 +73,7 @@ def complete(
         raise ConfigError("--loss is for classes that exclude each other; these labels do not.")
     image_size = config.image_size or model_image_size
     train_size = config.train_image_size or image_size
-    augmentation = config.augmentation or ("crop" if image_size <= SMALL_IMAGE else "light")
+    augmentation = config.augmentation or _augmentation(config, image_size, network_width)
     _check_feature_views(config, num_train=num_train, augmentation=augmentation)
     batches = _batches(config, num_train=num_train, world_size=world_size)
     epochs = _epochs(config, num_train) if config.num_train_epochs is None else config.num_train_epochs
@@ -133,6 +134,12 @@ def _batches(config: FinetuneConfig, *, num_train: int, world_size: int) -> dict
         "per_device_train_batch_size": batch_size,
         "gradient_accumulation_steps": max(micro, math.ceil(per_step / (batch_size * world_size))),
     }
+
+
+def _augmentation(config: FinetuneConfig, image_size: int, network_width: int) -> Augmentation:
+    if config.strong_augmentation and network_width >= _WIDE_ENOUGH:
+        return "trivialaugment"
+    return "crop" if image_size <= SMALL_IMAGE else "light"
 
 
 def _check_feature_views(config: FinetuneConfig, *, num_train: int, augmentation: str) -> None:

@@ -70,6 +70,8 @@ def test_best_is_longer_with_small_images_first_stronger_augmentation_and_averag
     assert best.num_train_epochs == 2 * (balanced.num_train_epochs or 0)
     assert (best.first_image_size, balanced.first_image_size) == (160, 224)
     assert (best.augmentation, balanced.augmentation) == ("trivialaugment", "light")
+    narrow = completed(FinetuneConfig(dataset_name="x", image_size=32, **RECIPES["best"]), network_width=64)
+    assert narrow.augmentation == "crop"
     assert 0.9 <= (best.ema_decay or 0) < 1
     assert balanced.ema_decay == balanced.reestimate_batchnorm == 0
     assert best.reestimate_batchnorm == 1257
