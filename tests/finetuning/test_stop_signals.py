@@ -11,7 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from resnet_hub import load
 from resnet_hub.results import RunReport
+from tests.hub_server.fixtures import child_environment
+from tests.hub_server.server import HubServer
 
 from .conftest import ROOT, TINY, environment, finetune_command
 from .runs import HALF, SMALL, ForkServer, assert_same_run, happens, log_of, saved, wait_until
@@ -28,6 +31,8 @@ STATIONS = (
     ("report.evaluate", 1, "SIGTERM", 30),
     ("report.evaluate", 2, "SIGTERM", 30),
 )
+pytest_plugins = ["tests.hub_server.fixtures"]
+
 EVERY_STEP = ("--checkpoint_minutes", "0.0001")
 
 
@@ -170,3 +175,34 @@ def test_two_runs_do_not_share_a_folder(server: ForkServer, uninterrupted: Path,
     assert server.wait(first) == 0, log_of(folder).read_text()
     assert_same_run(folder, uninterrupted)
     assert RunReport.load(folder / "report.json").resumed_from_step is None
+
+
+@pytest.mark.parametrize("arrives", [False, True], ids=["the commit is lost", "the commit was made"])
+def test_a_signal_while_a_run_is_published_ends_it_and_the_same_command_publishes(
+    arrives: bool, hub: HubServer, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    push = ("--push_to_hub", "--hub_model_id", "alice/digits", "--hub_private_repo")
+    command = finetune_command(*TINY, "--max_train_steps", "1", *push, "--output_dir", folder)
+    variables = child_environment(hub.url, home=tmp_path / "home")
+
+    def stop() -> None:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=10)
+
+    hub.fail("POST .*/commit/", meanwhile=stop, drop=not arrives)
+    process = psutil.Popen(command, stderr=subprocess.PIPE, env=variables)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert b"the same command goes on" in errors
+    repository = hub.storage.repos["models", "alice/digits"]
+    there = repository.commits[repository.branches["main"]].files
+    assert ("model.safetensors" in there) is arrives
+    report = (folder / "report.json").read_bytes()
+
+    again = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "published" in again.stderr
+    assert (folder / "report.json").read_bytes() == report
+    ours, theirs = load(folder), load("alice/digits")
+    assert all(ours.state_dict()[name].equal(tensor) for name, tensor in theirs.state_dict().items())
