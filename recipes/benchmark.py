@@ -38,7 +38,7 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT, SIGN = 500, 375, 288
-HALF = 0.5
+MIRRORED = 0.5  # share of the signs that are seen from their other side: every loop mirrors images
 FIRST_VALIDATION_IMAGE = 2**20  # their numbers start here, so that more training images change none of them
 
 OURS = "resnet_hub"
@@ -165,7 +165,7 @@ def photo_of_sign(papers: list[Pixels], signs: FormulaImages, category: int, ins
     top, left = int(rng.integers(HEIGHT - SIGN)), int(rng.integers(margin // 2, 3 * margin // 2))
     part = photo[top : top + SIGN, left : left + SIGN]
     sign = sign.transpose(1, 2, 0)
-    if rng.random() < HALF:  # seen from its other side, as cats are: every loop here mirrors images
+    if rng.random() < MIRRORED:
         sign = sign[:, ::-1]
     part += 0.7 * (sign - part)
     return Image.fromarray(photo.astype(np.uint8))

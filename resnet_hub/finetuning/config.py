@@ -70,7 +70,6 @@ class FinetuneConfig:
     """Folder that keeps training images decoded and reduced, for many epochs of large images."""
     image_cache_gb: float = 50.0
     """Gigabytes that --image_cache may take; images beyond them are decoded anew each time."""
-
     image_memory_gb: float = 1.0
     """Gigabytes, per process, for validation and small training images, which are then decoded once."""
 

@@ -24,7 +24,7 @@ from resnet_hub.finetuning.optim import make_optimizer, set_rate
 from resnet_hub.finetuning.preemption import PreemptionWatch
 from resnet_hub.finetuning.preparation import Run, prepare
 from resnet_hub.finetuning.state import Training, start_or_resume
-from resnet_hub.finetuning.training import train_epochs
+from resnet_hub.finetuning.training import _fit_fc, train_epochs
 from resnet_hub.results import RunReport
 
 from .conftest import TINY
@@ -146,6 +146,25 @@ def test_batchnorm_gets_the_statistics_of_training_images_as_evaluation_sees_the
     with torch.no_grad():
         training.network.bn1.running_mean.fill_(123.0)
     reestimate_batchnorm(run, training.network, epoch=1, num_images=10_000)
+    assert_has_the_statistics_of_training_images(run, training)
+
+
+def test_fc_is_fitted_to_the_statistics_that_training_will_use(tmp_path: Path):
+    run, training = prepared(tmp_path / "run", pretrained=True, horizontal_flip=0.0)
+    _fit_fc(run, training)
+    assert_has_the_statistics_of_training_images(run, training)
+
+
+def test_frozen_stages_keep_their_statistics(tmp_path: Path):
+    run, training = prepared(tmp_path / "run", frozen_stages=2)
+    before = {name: tensor.clone() for name, tensor in training.network.state_dict().items()}
+    reestimate_batchnorm(run, training.network, epoch=0, num_images=100)
+    after = training.network.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(after[name], before[name])}
+    assert changed == {"layer2", "layer3"}
+
+
+def assert_has_the_statistics_of_training_images(run: Run, training: Training) -> None:
     batches = evaluation_batches(
         run.data.train,
         run.preprocessing,

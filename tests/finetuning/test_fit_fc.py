@@ -105,7 +105,7 @@ def test_quick_fits_fc_only_and_changes_nothing_else(backbone, tmp_path):
     assert [name for name in before if not before[name].equal(after[name])] == ["fc.bias", "fc.weight"]
 
 
-def test_balanced_starts_where_quick_ends(backbone, tmp_path):
+def test_balanced_begins_with_a_fitted_fc_and_never_ends_below_it(backbone, tmp_path):
     start = [
         "--dataset_name",
         "digits",

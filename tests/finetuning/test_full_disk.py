@@ -21,18 +21,19 @@ SMALLER_THAN_THE_WEIGHTS = 500_000  # bytes; the records of a run are smaller
 SMALLER_THAN_THE_OPTIMIZER = 1_500_000  # the weights of my_resnet20 take 1.1 MB
 
 
-def let_the_disk_fill_up(process: int, num_bytes: int) -> None:
-    """No file of the process can become larger than this from now on."""
+def start_and_fill_the_disk(server: ForkServer, folder: Path, num_bytes: int) -> int:
+    """A run whose files cannot become larger than this once it has saved a checkpoint."""
+    process = server.start(folder, faults=SLOWLY)
+    wait_until(lambda: saved(folder))
     resource.prlimit(process, resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
+    return process
 
 
 def test_a_run_goes_on_without_checkpoints_and_ends_the_same(
     server: ForkServer, uninterrupted: Path, tmp_path: Path
 ):
     folder = tmp_path / "run"
-    process = server.start(folder, faults=SLOWLY)
-    wait_until(lambda: saved(folder))
-    let_the_disk_fill_up(process, SMALLER_THAN_THE_OPTIMIZER)
+    process = start_and_fill_the_disk(server, folder, SMALLER_THAN_THE_OPTIMIZER)
     assert server.wait(process) == 0, log_of(folder).read_text()
     assert "No checkpoint could be written at step" in log_of(folder).read_text()
     assert weights_hash(folder) == weights_hash(uninterrupted)
@@ -43,9 +44,7 @@ def test_an_export_that_cannot_be_written_ends_with_1_and_the_same_command_goes_
     server: ForkServer, uninterrupted: Path, tmp_path: Path
 ):
     folder = tmp_path / "run"
-    process = server.start(folder, faults=SLOWLY)
-    wait_until(lambda: saved(folder))
-    let_the_disk_fill_up(process, SMALLER_THAN_THE_WEIGHTS)
+    process = start_and_fill_the_disk(server, folder, SMALLER_THAN_THE_WEIGHTS)
     assert server.wait(process) == 1, log_of(folder).read_text()
     said = log_of(folder).read_text()
     assert "The disk does not take what is written" in said
@@ -62,9 +61,7 @@ def test_a_signal_that_finds_the_disk_full_ends_with_1_and_names_what_is_whole(
     server: ForkServer, uninterrupted: Path, tmp_path: Path
 ):
     folder = tmp_path / "run"
-    process = server.start(folder, faults=SLOWLY)
-    wait_until(lambda: saved(folder))
-    let_the_disk_fill_up(process, SMALLER_THAN_THE_WEIGHTS)
+    process = start_and_fill_the_disk(server, folder, SMALLER_THAN_THE_WEIGHTS)
     os.kill(process, signal.SIGTERM)
     assert server.wait(process) == 1, log_of(folder).read_text()
     assert "could not be written" in log_of(folder).read_text()
