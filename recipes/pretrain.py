@@ -66,7 +66,11 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="my_resnet20")
     parser.add_argument("--categories", type=int, default=500)
     parser.add_argument("--image_size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=3300)
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument(
+        "--small_share", type=float, default=0.5,
+        help="share of the steps, from the first, with images of half the size; then it is every second",
+    )  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--learning_rate", type=float, default=3e-3, help="the highest, of AdamW")
     parser.add_argument("--weight_decay", type=float, default=0.05)
@@ -127,11 +131,11 @@ def batch_of_step(
 ) -> tuple[Tensor, Tensor]:
     """Images in uint8 and their classes; every image of a run is another one.
 
-    Most steps are at half the size, where an image costs a quarter: all of the first four fifths, and then
-    every second. The images become harder until two fifths of the steps are done.
+    Most steps are at half the size, where an image costs a quarter. The images become harder until two fifths
+    of the steps are done.
     """
     progress = step / options.steps
-    is_small = progress < 0.8 or step % 2 == 1
+    is_small = progress < options.small_share or step % 2 == 1
     images = makers[options.image_size // 2 if is_small else options.image_size]
     rng = np.random.default_rng([options.seed, 2, step])
     categories = rng.integers(options.categories, size=options.batch_size)

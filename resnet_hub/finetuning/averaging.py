@@ -6,6 +6,8 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+_POWER = 2 / 3  # timm's
+
 
 class WeightAverage(Protocol):
     """A network whose weights are an average of those of the trained one."""
@@ -34,12 +36,19 @@ class WeightAverage(Protocol):
 
 
 class StepAverage:
-    """The exponential moving average over all steps, with timm's warm-up of the decay."""
+    """The exponential moving average over all steps, with timm's warm-up of the decay.
+
+    The average is over more steps the more there were, up to 1 / (1 - decay) of them: their number to the
+    power of 2/3, or, in a run that is too short for that, their number itself.
+    """
 
     is_ready = True
 
-    def __init__(self, network: nn.Module, *, decay: float) -> None:
-        self._average = ModelEmaV3(network, decay=decay, use_warmup=True)
+    def __init__(self, network: nn.Module, *, decay: float, total_steps: int) -> None:
+        reaches_decay = (1 + total_steps / 2) ** _POWER >= 1 / (1 - decay)
+        self._average = ModelEmaV3(
+            network, decay=decay, use_warmup=True, warmup_power=_POWER if reaches_decay else 1.0
+        )
 
     @property
     def module(self) -> nn.Module:

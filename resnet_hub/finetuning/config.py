@@ -4,13 +4,11 @@ Precedence: the defaults here < `--config FILE` < flags. What is None here is de
 and the data set (`hyperrule.py`), printed, and recorded in the run's `config.yaml`.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from resnet_hub.errors import ConfigError
+from resnet_hub.finetuning.config_checks import check_values
 
 Resume = Literal["auto", "never", "must"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
@@ -19,6 +17,7 @@ SyncBatchNorm = Literal["auto", "yes", "no"]
 ClassWeights = Literal["none", "balanced"]
 Loss = Literal["cross_entropy", "binary_cross_entropy"]
 Optimizer = Literal["adamw", "sgd", "momentum", "lamb"]
+Metric = Literal["accuracy", "macro_f1", "mean_average_precision", "loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,7 @@ class FinetuneConfig:
     max_train_steps: int | None = None
     """End after this many optimizer steps, with the schedule fitted to it."""
     max_minutes: float | None = None
-    """End within this time, with the schedule fitted to it."""
+    """Train for this time at most, fitting fc and validation included, with the schedule fitted to it."""
     images_per_step: int | None = None
     """Images per optimizer step, over all processes; from the size of the data set if not given."""
     per_device_train_batch_size: int | None = None
@@ -161,15 +160,19 @@ class FinetuneConfig:
     average_last_epochs: int = 0
     """Validate and export the mean of the weights at the ends of this many last epochs."""
     reestimate_batchnorm: int | None = None
-    """Training images to take BatchNorm's statistics from before each validation; some for averages."""
+    """Training images to take BatchNorm's statistics from before each validation; 2048 at most for averages
+    and where images grow, none otherwise, if not given."""
     low_resolution_first: bool = False
     """Begin with smaller images and end with --image_size; saves a sixth of the computation."""
     first_image_size: int | None = None
     """Size in pixels that training begins with; --image_size, or less with --low_resolution_first."""
     long_schedule: bool = False
     """Twice the epochs that the size of the data set asks for."""
+    metric_for_best_model: Metric | None = None
+    """Of validation, which the kept weights are best by; accuracy if not given. macro_f1 with
+    --class_weights, mean_average_precision for images with several labels."""
     early_stopping_epochs: int | None = None
-    """Stop when validation has not improved for this many epochs."""
+    """Stop when that metric has not improved for this many epochs since warm-up and growth of images."""
     gradient_checkpointing: bool = False
     """Compute features again in the backward pass: a third more computation, less memory."""
     seed: int = 0
@@ -193,7 +196,7 @@ class FinetuneConfig:
     checkpoint_minutes: float = 10.0
     """Write a checkpoint at least this often, besides one per epoch."""
     report_to: str = "none"
-    """Trackers of accelerate, comma-separated: tensorboard, wandb, trackio, ..."""
+    """Trackers of accelerate, comma-separated: tensorboard, wandb, trackio, ...; all: those installed."""
     push_to_hub: bool = False
     """Publish the export at the end."""
     hub_model_id: str | None = None
@@ -226,155 +229,6 @@ RECIPES: dict[str, dict[str, Any]] = {
 """Names for sets of options. The defaults are balanced: fc first, then the whole network at a lower rate."""
 
 FIELD_NAMES = tuple(field.name for field in fields(FinetuneConfig))
-
-# (fields, test, what a valid value is)
-_RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
-    (
-        (
-            "feature_views",
-            "max_train_steps",
-            "per_device_train_batch_size",
-            "per_device_eval_batch_size",
-            "images_per_step",
-            "gradient_accumulation_steps",
-            "image_size",
-            "first_image_size",
-            "train_image_size",
-            "repeated_augmentation",
-            "early_stopping_epochs",
-            "gradual_unfreezing",
-            "shuffle_buffer",
-            "stream_parts",
-        ),
-        lambda value: value >= 1,
-        "1 or more",
-    ),
-    (
-        (
-            "max_minutes",
-            "learning_rate",
-            "max_grad_norm",
-            "checkpoint_minutes",
-            "image_cache_gb",
-            "distillation_temperature",
-            "feature_cache_gb",
-            "ddp_timeout",
-        ),
-        lambda v: v > 0,
-        "above 0",
-    ),
-    (
-        (
-            "num_train_epochs",
-            "weight_decay",
-            "warmup_steps",
-            "dataloader_num_workers",
-            "seed",
-            "reestimate_batchnorm",
-            "image_memory_gb",
-            "mixup",
-            "cutmix",
-            "color_jitter",
-            "frozen_stages",
-            "average_last_epochs",
-        ),
-        lambda value: value >= 0,
-        "0 or more",
-    ),
-    (
-        ("validation_fraction", "test_fraction", "label_smoothing", "max_bad_images"),
-        lambda value: 0 <= value < 1,
-        "at least 0 and below 1",
-    ),
-    (
-        ("ema_decay", "drop_path_rate", "bce_target_threshold"),
-        lambda value: 0 <= value < 1,
-        "at least 0 and below 1",
-    ),
-    (("layer_decay", "crop_pct"), lambda value: 0 < value <= 1, "above 0 and at most 1"),
-    (
-        ("horizontal_flip", "random_erasing", "distillation_weight"),
-        lambda value: 0 <= value <= 1,
-        "between 0 and 1",
-    ),
-)
-
-
-# (whether the options contradict each other, what to say; with the options' values in braces)
-_CONTRADICTIONS: tuple[tuple[Callable[[FinetuneConfig], Any], str], ...] = (
-    (
-        lambda c: c.dataset_name and c.train_dir,
-        "Use either --dataset_name {dataset_name} or --train_dir {train_dir}, not both.",
-    ),
-    (
-        lambda c: not c.train_dir and (c.validation_dir or c.test_dir),
-        "--validation_dir and --test_dir go with --train_dir, which is not given.",
-    ),
-    (
-        lambda c: c.fit_fc_first and not c.pretrained,
-        "Fitting fc first (--fit_fc_first, --recipe quick) needs features of pretrained weights, and "
-        "--no-pretrained starts from random ones. Leave out one of the two.",
-    ),
-    (
-        lambda c: c.num_train_epochs == 0 and c.max_train_steps,
-        "--num_train_epochs 0 (--recipe quick) has no steps, and --max_train_steps asks for some.",
-    ),
-    (
-        lambda c: c.num_train_epochs == 0 and (c.fit_fc_first is False or not c.pretrained),
-        "--num_train_epochs 0 without --fit_fc_first leaves nothing to be trained.",
-    ),
-    (
-        lambda c: (c.first_image_size or 0) > (c.train_image_size or c.image_size or math.inf),
-        "--first_image_size {first_image_size} is above the size of training images, --train_image_size "
-        "{train_image_size} or else --image_size {image_size}: images grow towards it.",
-    ),
-    (
-        lambda c: c.optimizer != "adamw" and None in (c.learning_rate, c.weight_decay),
-        "--optimizer {optimizer} needs --learning_rate and --weight_decay; for adamw there is a rule.",
-    ),
-    (
-        lambda c: c.bce_target_threshold is not None and c.loss != "binary_cross_entropy",
-        "--bce_target_threshold goes with --loss binary_cross_entropy, which is not given.",
-    ),
-    (
-        lambda c: c.average_last_epochs and (c.ema or c.ema_decay),
-        "--average_last_epochs {average_last_epochs} and --ema are two kinds of average; use one of them.",
-    ),
-    (
-        lambda c: not c.streaming and (c.shuffle_buffer or c.stream_parts),
-        "--shuffle_buffer and --stream_parts do something only with --streaming.",
-    ),
-    (
-        lambda c: c.streaming and c.image_cache,
-        "--image_cache keeps training images on the disk, and --streaming does not. Leave out one of them.",
-    ),
-    (
-        lambda c: c.streaming and c.class_weights != "none",
-        "--class_weights {class_weights} needs the number of images of each class, which is not known with "
-        "--streaming. Leave out one of the two.",
-    ),
-    (
-        lambda c: c.streaming and c.repeated_augmentation > 1,
-        "--repeated_augmentation {repeated_augmentation} needs images in any order, and --streaming has them "
-        "in one. Leave out one of the two.",
-    ),
-    (
-        lambda c: c.auto_augment and c.augmentation not in (None, "crop", "light"),
-        "--auto_augment {auto_augment} goes with --augmentation crop or light, not with {augmentation}.",
-    ),
-)
-
-
-def check_values(config: FinetuneConfig) -> None:
-    """Raise ConfigError for a value out of range or options that contradict each other."""
-    for names, is_valid, wanted in _RANGES:
-        for name in names:
-            value = getattr(config, name)
-            if value is not None and not is_valid(value):
-                raise ConfigError(f"--{name} is {value}; it has to be {wanted}.")
-    for is_wrong, message in _CONTRADICTIONS:
-        if is_wrong(config):
-            raise ConfigError(message.format_map(vars(config)))
 
 
 def with_options(config: FinetuneConfig, **options: Any) -> FinetuneConfig:

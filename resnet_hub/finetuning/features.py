@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from resnet_hub.finetuning.augment import EvaluationTransform, TrainTransform, build_train_transform
 from resnet_hub.finetuning.feature_cache import FeatureCache, digest_of_backbone, key_of
 from resnet_hub.finetuning.fit_fc import Examples, fit_linear_classifier, set_classifier
+from resnet_hub.finetuning.float32 import full_float32
 from resnet_hub.finetuning.keys import random_key
 from resnet_hub.finetuning.loader import view_batches
 from resnet_hub.finetuning.loop import compute_split
+from resnet_hub.finetuning.losses import class_weights
 from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.split import Split
 
@@ -66,21 +68,26 @@ def fit_fc(run: Run, network: nn.Module) -> FittedFc:
         cache=FeatureCache(folder=run.config.feature_cache, limit_bytes=run.config.feature_cache_gb * 1e9),
         backbone=digest_of_backbone(network) if run.config.feature_cache else "",
     )
-    train, validation = computer.examples(run.data.mapped_train, views), None
+    labels = run.data.mapped_train.labels
+    weights = class_weights(
+        run.config, labels, num_classes=len(run.data.class_names), device=run.machine.accelerator.device
+    )
+    train, validation = computer.examples(run.data.mapped_train, views, weights), None
     if run.data.validation is not None:
-        validation = computer.examples(run.data.validation, views[:1])
+        validation = computer.examples(run.data.validation, views[:1], weights)
     with torch.inference_mode(False):
         fitted = fit_linear_classifier(
             train,
             validation,
             num_classes=len(run.data.class_names),
             between_penalties=run.stop_if_asked,
+            agree_any=run.machine.agree_any,
         )
     set_classifier(network, fitted)
     fc: nn.Linear = network.get_classifier()  # pyright: ignore[reportCallIssue, reportAssignmentType]
     for tensor in fc.parameters():
         broadcast(tensor.data)  # GPUs may round differently; the weights have to be the same everywhere
-    with torch.no_grad():
+    with torch.no_grad(), full_float32():
         logits = None if validation is None else F.linear(validation.features, fc.weight, fc.bias).cpu()
     return FittedFc(penalty=fitted.penalty, validation_logits=logits)
 
@@ -102,7 +109,7 @@ class _Computer:
     backbone: str
     """What the cache knows the network by."""
 
-    def examples(self, split: Split, views: list[View]) -> Examples:
+    def examples(self, split: Split, views: list[View], weights: Tensor | None) -> Examples:
         """Features and labels of each view of each image, one view after the other, on the run's device."""
         network: Any = self.network
         device = self.run.machine.accelerator.device
@@ -110,7 +117,9 @@ class _Computer:
         for view, part in zip(views, features.split(len(split)), strict=True):
             self._compute(split, view, into=part)
         labels = torch.as_tensor(split.labels).to(device)
-        return Examples(features=features.to(device), labels=torch.cat([labels] * len(views)))
+        return Examples(
+            features=features.to(device), labels=torch.cat([labels] * len(views)), class_weights=weights
+        )
 
     def _compute(self, split: Split, view: View, *, into: Tensor) -> None:
         run, machine = self.run, self.run.machine
@@ -148,6 +157,7 @@ class _Computer:
             world_size=run.machine.world_size,
             num_workers=run.num_workers,
             pin_memory=run.machine.accelerator.device.type == "cuda",
+            wait_seconds=run.config.ddp_timeout,
         )
 
         def compute(images: Tensor) -> Tensor:

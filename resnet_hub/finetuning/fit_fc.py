@@ -6,11 +6,13 @@ once, and what is left is a convex problem.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from resnet_hub.finetuning.float32 import full_float32
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Weights of the squared norm beside the mean loss, strongest first: each starts from the one before."""
@@ -33,12 +35,14 @@ class Examples:
 
     features: Tensor
     labels: Tensor
+    class_weights: Tensor | None = None
+    """(classes,): see `losses.class_weights`."""
 
     def loss(self, logits: Tensor) -> Tensor:
         """Mean cross-entropy; for several labels an image the mean of the binary ones."""
         if self.labels.ndim > 1:
-            return F.binary_cross_entropy_with_logits(logits, self.labels)
-        return F.cross_entropy(logits, self.labels)
+            return F.binary_cross_entropy_with_logits(logits, self.labels, pos_weight=self.class_weights)
+        return F.cross_entropy(logits, self.labels, weight=self.class_weights)
 
 
 def fit_linear_classifier(
@@ -47,6 +51,7 @@ def fit_linear_classifier(
     *,
     num_classes: int,
     between_penalties: Callable[[], None] = lambda: None,
+    agree_any: Callable[[bool], bool] = bool,
 ) -> LinearClassifier:
     """The classifier of lowest validation loss over the penalties; of a penalty of 1e-3 without validation.
 
@@ -54,10 +59,13 @@ def fit_linear_classifier(
     solved to the end: weak penalties need the most iterations, and most of them when they fit too closely.
     Features are standardised for the fit, so that one penalty suits them all, and the result is for them as
     they came. Works on the device of the features.
+
+    Where several processes do this, `agree_any` says whether any of them would end the search: their devices
+    may round differently, and all have to try the same penalties.
     """
     mean = train.features.mean(dim=0)
     scale = train.features.std(dim=0, correction=0).clamp(min=1e-6)
-    standard = Examples(features=(train.features - mean) / scale, labels=train.labels)
+    standard = replace(train, features=(train.features - mean) / scale)
     weight = train.features.new_zeros(num_classes, train.features.shape[1])
     bias = train.features.new_zeros(num_classes)
 
@@ -72,7 +80,7 @@ def fit_linear_classifier(
         between_penalties()
         weight, bias = minimise(standard, weight, bias, penalty=penalty, tolerance=_TOLERANCE_TO_COMPARE)
         loss = _validation_loss(as_they_came(penalty), validation)
-        if loss >= lowest:
+        if agree_any(loss >= lowest):
             break
         best, lowest = (penalty, weight, bias), loss
     between_penalties()
@@ -104,10 +112,8 @@ def minimise(
         loss.backward()
         return loss
 
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")  # TF32's noise is far above the solver's tolerance
-    solver.step(objective)  # pyright: ignore[reportArgumentType]  its stub wants a float
-    torch.set_float32_matmul_precision(precision)
+    with full_float32():  # TF32's noise is far above the solver's tolerance
+        solver.step(objective)  # pyright: ignore[reportArgumentType]  its stub wants a float
     return weight.detach(), bias.detach()
 
 
@@ -120,4 +126,5 @@ def set_classifier(model: nn.Module, classifier: LinearClassifier) -> None:
 
 
 def _validation_loss(classifier: LinearClassifier, validation: Examples) -> float:
-    return float(validation.loss(F.linear(validation.features, classifier.weight, classifier.bias)))
+    with full_float32():
+        return float(validation.loss(F.linear(validation.features, classifier.weight, classifier.bias)))

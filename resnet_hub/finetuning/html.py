@@ -13,6 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 _SMALL = 64  # pixels; pictures up to here keep every pixel
+_EFFORT = 2  # of WebP, 0 to 6: with 4, Pillow's own, files are 4 % smaller and take twice as long
 
 
 def document(template: str, **values: Any) -> str:
@@ -56,7 +57,9 @@ def embedded_picture(path: Path, *, width: int | None = None) -> Picture:
 def as_webp(image: Image.Image) -> bytes:
     """The image as the bytes of a small file; a very small image loses nothing."""
     file = io.BytesIO()
-    image.convert("RGB").save(file, format="WEBP", quality=80, lossless=max(image.size) <= _SMALL)
+    image.convert("RGB").save(
+        file, format="WEBP", quality=80, method=_EFFORT, lossless=max(image.size) <= _SMALL
+    )
     return file.getvalue()
 
 

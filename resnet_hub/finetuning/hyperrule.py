@@ -7,7 +7,7 @@ decides, the user overrides, and what was decided is printed and recorded.
 import math
 
 from resnet_hub.errors import ConfigError
-from resnet_hub.finetuning.config import Augmentation, FinetuneConfig, with_options
+from resnet_hub.finetuning.config import Augmentation, FinetuneConfig, Metric, with_options
 
 # Up to this many training images: (images per optimizer step).
 _BATCH_SIZES = ((5_000, 64), (50_000, 128), (math.inf, 256))
@@ -41,11 +41,27 @@ def image_sizes(config: FinetuneConfig) -> list[int]:
     assert first is not None
     assert last is not None
     assert epochs is not None
-    growing = round(_GROWING * epochs)
+    growing = growing_epochs(epochs)
     return [
         last if epoch >= growing else _round_size(first + (last - first) * epoch / growing, last)
         for epoch in range(epochs)
     ]
+
+
+def growing_epochs(num_epochs: int) -> int:
+    """Epochs through which images grow, if they begin smaller; the last one never is one of them."""
+    return min(round(_GROWING * num_epochs), max(0, num_epochs - 1))
+
+
+def settling_epochs(config: FinetuneConfig, *, steps_per_epoch: int) -> int:
+    """Epochs of warm-up and of growing images, in which validation may well become worse for a while."""
+    assert config.warmup_steps is not None
+    assert config.num_train_epochs is not None
+    grows = config.first_image_size != config.train_image_size
+    return max(
+        math.ceil(config.warmup_steps / steps_per_epoch),
+        growing_epochs(config.num_train_epochs) if grows else 0,
+    )
 
 
 def complete(
@@ -85,6 +101,12 @@ def complete(
     # networks that are narrower than usual with one over their width (Yang et al. 2022, arXiv:2203.03466).
     narrower = max(1.0, _USUAL_WIDTH / network_width)
     rate_at_64 = 5e-4 * narrower if config.pretrained else 3e-3
+    if (config.warmup_steps or 0) > total_steps:
+        raise ConfigError(
+            f"--warmup_steps {config.warmup_steps}: the run has {total_steps} steps, so its rate would never "
+            f"reach its peak. Give at most {total_steps}, or leave it out for {total_steps // 20}."
+        )
+    grows = config.low_resolution_first or config.first_image_size not in (None, train_size)
     is_averaged = bool(config.average_last_epochs) or (
         config.ema if config.ema_decay is None else config.ema_decay > 0
     )
@@ -105,7 +127,8 @@ def complete(
         "first_image_size": (
             _round_size(_FIRST_SIZE * train_size, train_size) if config.low_resolution_first else train_size
         ),
-        "reestimate_batchnorm": min(num_train, BATCHNORM_IMAGES) if is_averaged else 0,
+        "reestimate_batchnorm": min(num_train, BATCHNORM_IMAGES) if is_averaged or grows else 0,
+        "metric_for_best_model": _metric(config, multi_label=multi_label),
     }
     if config.streaming:
         decided |= {"shuffle_buffer": _SHUFFLED, "stream_parts": world_size * math.ceil(_PARTS / world_size)}
@@ -125,8 +148,7 @@ def _batches(config: FinetuneConfig, *, num_train: int, world_size: int) -> dict
     if per_step is None and batch_size is not None:
         per_step = batch_size * world_size * micro
     if per_step is None:
-        wanted = next(size for limit, size in _BATCH_SIZES if num_train <= limit)
-        per_step = max(1, min(wanted, num_train) // (world_size * micro)) * world_size * micro
+        per_step = min(num_train, next(size for limit, size in _BATCH_SIZES if num_train <= limit))
     if batch_size is None:
         batch_size = math.ceil(per_step / (world_size * micro))
     return {
@@ -134,6 +156,19 @@ def _batches(config: FinetuneConfig, *, num_train: int, world_size: int) -> dict
         "per_device_train_batch_size": batch_size,
         "gradient_accumulation_steps": max(micro, math.ceil(per_step / (batch_size * world_size))),
     }
+
+
+def _metric(config: FinetuneConfig, *, multi_label: bool) -> Metric:
+    """Where rare classes are to count as much as frequent ones, accuracy is the wrong judge."""
+    asked = config.metric_for_best_model
+    if asked == "mean_average_precision" and not multi_label:
+        raise ConfigError(
+            "--metric_for_best_model mean_average_precision is for images with several labels; these have "
+            "one each. Use accuracy, macro_f1 or loss."
+        )
+    if multi_label:
+        return asked or "mean_average_precision"
+    return asked or ("accuracy" if config.class_weights == "none" else "macro_f1")
 
 
 def _augmentation(config: FinetuneConfig, image_size: int, network_width: int) -> Augmentation:

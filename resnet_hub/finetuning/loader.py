@@ -22,8 +22,16 @@ from resnet_hub.finetuning.train_stream import StreamedImages, TrainStream
 from resnet_hub.images import BadImageError, DecodableImage, read_header
 from resnet_hub.preprocessing import Preprocessing
 
-Augment = Callable[[DecodableImage, int, int], Tensor]
-"""Of an image, the epoch and the number of the image."""
+
+class Moment(NamedTuple):
+    """When in a run an image is seen: the epoch decides what is drawn, that of the schedule the transform."""
+
+    epoch: int
+    schedule_epoch: int
+
+
+Augment = Callable[[DecodableImage, Moment, int], Tensor]
+"""Of an image, the moment and the number of the image."""
 
 
 class Batch(NamedTuple):
@@ -103,9 +111,15 @@ class TrainBatches:
             images, num_workers=num_workers, pin_memory=pin_memory, wait_seconds=wait_seconds
         )
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
-        """The micro-batches of each step of an epoch, from `first_step` on."""
-        batches = self._loader.batches(lambda done: self._keys.of_epoch(epoch, first_step, skip=done))
+    def epoch(
+        self, epoch: int, first_step: int = 0, *, schedule_epoch: int | None = None
+    ) -> Iterator[list[Batch]]:
+        """The micro-batches of each step of an epoch, from `first_step` on.
+
+        The transform is that of `schedule_epoch`, which is another one where a schedule follows the clock.
+        """
+        moment = Moment(epoch, epoch if schedule_epoch is None else schedule_epoch)
+        batches = self._loader.batches(lambda done: self._keys.of_epoch(moment, first_step, skip=done))
         try:
             for _ in range(first_step, self.plan.steps_per_epoch):
                 yield [next(batches) for _ in range(self._num_micro)]
@@ -166,19 +180,19 @@ def view_batches(
 
 
 class _TrainKeys:
-    """What the loader asks its data set for: (epoch, what is in it) of each micro-batch of an epoch."""
+    """What the loader asks its data set for: (moment, what is in it) of each micro-batch of an epoch."""
 
     def __init__(self, batches: Callable[[int, int], Iterator[Any]], num_micro: int) -> None:
         """`batches(epoch, step)` gives what is in the micro-batches from a step on."""
         self._batches, self._num_micro = batches, num_micro
         self._left: Iterator[Any] = iter(())
 
-    def of_epoch(self, epoch: int, first_step: int, *, skip: int) -> Iterator[tuple[int, Any]]:
+    def of_epoch(self, moment: Moment, first_step: int, *, skip: int) -> Iterator[tuple[Moment, Any]]:
         """The keys from a step on, without so many micro-batches at the beginning."""
         self.close()
         steps, micros = divmod(skip, self._num_micro)
-        self._left = self._batches(epoch, first_step + steps)
-        return ((epoch, batch) for batch in islice(self._left, micros, None))
+        self._left = self._batches(moment.epoch, first_step + steps)
+        return ((moment, batch) for batch in islice(self._left, micros, None))
 
     def close(self) -> None:
         """End the last iterator, which may be reading ahead; a loader with workers holds on to it."""
@@ -200,35 +214,35 @@ def _batches_by_index(plan: EpochPlan, share: Share, epoch: int, first_step: int
 
 
 def _augment(
-    transforms: Sequence[TrainTransform], seed: int, encoded: DecodableImage, epoch: int, index: int
+    transforms: Sequence[TrainTransform], seed: int, encoded: DecodableImage, moment: Moment, index: int
 ) -> Tensor:
-    with keyed_randomness(seed, epoch, index):
-        return transforms[min(epoch, len(transforms) - 1)](encoded)
+    with keyed_randomness(seed, moment.epoch, index):
+        return transforms[min(moment.schedule_epoch, len(transforms) - 1)](encoded)
 
 
 class _TrainImages(Dataset[Batch]):
-    """Whole augmented batches by (epoch, indices)."""
+    """Whole augmented batches by (moment, indices)."""
 
     def __init__(self, split: LabelledImages, augment: Augment) -> None:
         self._split, self._augment = split, augment
 
-    def __getitems__(self, key: tuple[int, Indices]) -> Batch:
-        epoch, indices = key
+    def __getitems__(self, key: tuple[Moment, Indices]) -> Batch:
+        moment, indices = key
         images = [
-            self._augment(encoded, epoch, int(index))
+            self._augment(encoded, moment, int(index))
             for index, encoded in zip(indices, self._split.encoded(indices), strict=True)
         ]
         return _batch(self._split, images, indices)
 
 
 class _StreamedTrainImages(Dataset[Batch]):
-    """Whole augmented batches by (epoch, images of a stream); those that cannot be used are left out."""
+    """Whole augmented batches by (moment, images of a stream); those that cannot be used are left out."""
 
     def __init__(self, where: Callable[[int], tuple[str, int]], augment: Augment) -> None:
         self._where, self._augment = where, augment
 
-    def __getitems__(self, key: tuple[int, StreamedImages]) -> Batch:
-        epoch, streamed = key
+    def __getitems__(self, key: tuple[Moment, StreamedImages]) -> Batch:
+        moment, streamed = key
         images: dict[int, Tensor] = {}
         unreadable: list[tuple[int, str]] = []
         rows = zip(streamed.numbers.tolist(), streamed.data, streamed.problems, strict=True)
@@ -236,7 +250,7 @@ class _StreamedTrainImages(Dataset[Batch]):
             try:
                 if problem:
                     raise BadImageError(problem)
-                images[place] = self._augment(read_header(data), epoch, number)
+                images[place] = self._augment(read_header(data), moment, number)
             except BadImageError as error:
                 unreadable.append((number, str(error)))
         if not images:

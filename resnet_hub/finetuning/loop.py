@@ -12,16 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from resnet_hub.errors import RunError
+from resnet_hub.finetuning.float32 import full_float32
 from resnet_hub.finetuning.keys import random_key
 from resnet_hub.finetuning.loader import Batch
 from resnet_hub.finetuning.losses import LossFunction, distillation_loss
 from resnet_hub.finetuning.machine import Machine
-from resnet_hub.finetuning.memory import find_parts, help_if_out_of_memory, norms_at_rest, room_for_state
+from resnet_hub.finetuning.memory import (
+    find_parts,
+    help_if_out_of_memory,
+    norms_at_rest,
+    room_for_state,
+    statistics_at_rest,
+)
 from resnet_hub.finetuning.optim import Schedule, set_rate
 from resnet_hub.finetuning.stopwatch import BACKWARD, DATA, FORWARD, OPTIMIZER, Stopwatch
 from resnet_hub.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
+
+_SMALLEST_SCALE = 2.0**-10  # of fp16's loss; it begins at 2**16
 
 Mixer = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
@@ -44,9 +53,14 @@ class Progress:
     """Epochs that the average over epochs has taken in, or passed over because they come too early."""
     seconds: float = 0.0
     """Wall time of training and validation, over all starts of the run."""
+    seconds_before_steps: float = 0.0
+    """How many of them had passed when the first step began."""
+    schedule_epoch: int = 0
+    """The epoch that the schedule is at: the epoch itself, or a later one where time runs faster."""
     images: int = 0
-    best_accuracy: float = -1.0
-    best_loss: float = float("inf")
+    best_score: float = -math.inf
+    """By the metric that the best weights are chosen by; higher is better."""
+    best_loss: float = math.inf
     best_epoch: int = 0
     recent_losses: list[float] = field(default_factory=list)
     """Losses of the steps since the last event, so that a resumed run logs what an uninterrupted one does."""
@@ -78,16 +92,23 @@ class Trainer:
     """Logits (batch, classes) of the network that this one learns from."""
     distillation_weight: float = 0.0
     distillation_temperature: float = 1.0
+    recomputes: bool = False
+    """Whether the backward pass computes features again (gradient checkpointing)."""
     finds_parts: bool = False
-    """Whether a new image size is tried out before its first step; for devices that run out of memory."""
-    tried_sizes: set[torch.Size] = field(default_factory=set)
-    """Of images, (channels, height, width), that are known to fit."""
+    """Whether a step of a new kind is tried out before it is done; for devices that run out of memory."""
+    tried: set[tuple[torch.Size, int]] = field(default_factory=set)
+    """Images, (channels, height, width), and number of weights that learn, that are known to fit."""
 
     def share_of_time(self, progress: Progress) -> float:
-        """Part of the time limit that is used up, the same on every process; 0 without a limit."""
+        """Part of the time limit for steps that is used up, the same on every process; 0 without a limit.
+
+        What came before the first step, as fitting fc, is not theirs: the schedule begins with them.
+        """
         if self.max_seconds is None:
             return 0.0
-        return self.machine.largest(progress.seconds / self.max_seconds)
+        left = self.max_seconds - progress.seconds_before_steps
+        share = (progress.seconds - progress.seconds_before_steps) / left if left > 0 else 1.0
+        return self.machine.largest(share)
 
 
 def train_steps(
@@ -104,7 +125,7 @@ def train_steps(
         trainer.stopwatch.lap(DATA)
         waited = time.monotonic() - started
         key = (trainer.seed, epoch, progress.step)
-        if trainer.finds_parts and micro_batches[0].images.shape[1:] not in trainer.tried_sizes:
+        if trainer.finds_parts and _kind(trainer, micro_batches) not in trainer.tried:
             _make_it_fit(trainer, progress, micro_batches, key=key)
         rate = trainer.schedule.rate(progress.step, share_of_time=trainer.share_of_time(progress))
         set_rate(trainer.optimizer, rate)
@@ -134,9 +155,7 @@ def train_step(
     total = accumulate_gradients(trainer, micro_batches, key=key, parts=parts, num_images=num_images)
     mean_loss = float(machine.total(total))
     norm = machine.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.max_grad_norm or math.inf)
-    # With fp16 the gradient overflows now and then, and accelerate's scaler leaves such a step out.
-    is_finite = machine.accelerator.scaler is not None or bool(torch.as_tensor(norm).isfinite())
-    if not (math.isfinite(mean_loss) and is_finite):
+    if not (math.isfinite(mean_loss) and _is_usable(norm, machine.accelerator.scaler)):
         raise TrainingDivergedError(
             f"The loss is {mean_loss} and the norm of its gradient {norm} after {key[2]} steps; the weights "
             f"were not updated with it. "
@@ -147,6 +166,17 @@ def train_step(
     trainer.optimizer.zero_grad(set_to_none=True)
     trainer.stopwatch.lap(OPTIMIZER)
     return mean_loss, int(num_images.item())
+
+
+def _is_usable(norm: Any, scaler: torch.amp.GradScaler | None) -> bool:
+    """Whether a gradient of this norm may be used, or is left out by the scaler of fp16.
+
+    With fp16 a gradient overflows now and then; the scaler leaves such a step out and halves its factor. One
+    that has become tiny says that the gradient itself is no number.
+    """
+    if bool(torch.as_tensor(norm).isfinite()):
+        return True
+    return scaler is not None and scaler.get_scale() > _SMALLEST_SCALE
 
 
 def accumulate_gradients(
@@ -168,7 +198,9 @@ def accumulate_gradients(
     total = torch.zeros(1, device=machine.accelerator.device)
     for number, batch in enumerate(micro_batches):
         images, targets = _to_device(trainer, batch, key=(*key, number))
-        pieces = list(zip(images.chunk(parts), targets.chunk(parts), strict=True))
+        # As many on every process, whose micro-batches may differ by an image: SyncBatchNorm waits for all.
+        num_pieces = min(parts, len(images))
+        pieces = list(zip(images.tensor_split(num_pieces), targets.tensor_split(num_pieces), strict=True))
         for place, (some_images, some_targets) in enumerate(pieces, start=1):
             is_last = number == len(micro_batches) - 1 and place == len(pieces)
             exchange = (
@@ -177,7 +209,8 @@ def accumulate_gradients(
             with exchange:
                 loss = _loss(trainer, some_images, some_targets) / num_images
                 trainer.stopwatch.lap(FORWARD)
-                machine.accelerator.backward(loss.sum() * machine.world_size)
+                with statistics_at_rest(trainer.model) if trainer.recomputes else nullcontext():
+                    machine.accelerator.backward(loss.sum() * machine.world_size)
                 trainer.stopwatch.lap(BACKWARD)
             total += loss.detach()
     return total
@@ -193,6 +226,12 @@ def _loss(trainer: Trainer, images: Tensor, targets: Tensor) -> Tensor:
         answers = trainer.ask_teacher(images)
     distillation = distillation_loss(logits, answers, temperature=trainer.distillation_temperature)
     return torch.lerp(loss, distillation, trainer.distillation_weight)
+
+
+def _kind(trainer: Trainer, micro_batches: list[Batch]) -> tuple[torch.Size, int]:
+    """What decides how much memory a step takes."""
+    num_learning = sum(parameter.requires_grad for parameter in trainer.model.parameters())
+    return micro_batches[0].images.shape[1:], num_learning
 
 
 def _make_it_fit(
@@ -217,10 +256,10 @@ def _make_it_fit(
         progress.parts = find_parts(
             attempt,
             parts=before,
-            most=max(len(batch.labels) for batch in micro_batches),
+            most=-int(trainer.machine.largest(-min(len(batch.labels) for batch in micro_batches))),
             agree_any=trainer.machine.agree_any,
         )
-    trainer.tried_sizes.add(micro_batches[0].images.shape[1:])
+    trainer.tried.add(_kind(trainer, micro_batches))
     trainer.stopwatch.start()
     if progress.parts > before:
         logger.warning(
@@ -257,7 +296,7 @@ def compute_split(
     indices = [torch.zeros(0, dtype=torch.long, device=device)]
     for number, batch in enumerate(batches):
         images = normalized(batch.images, preprocessing, machine)
-        with nullcontext() if full_precision else machine.accelerator.autocast():
+        with full_float32() if full_precision else machine.accelerator.autocast():
             outputs.append(compute(images).float())
         indices.append(batch.indices.to(device))
         if number < num_common_batches:

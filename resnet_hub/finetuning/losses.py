@@ -1,12 +1,10 @@
 """What training minimises, summed over the images of a batch, so that uneven batches weigh as they should."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.loss import BinaryCrossEntropy
 from torch import Tensor
 
 from resnet_hub.finetuning.config import FinetuneConfig
@@ -31,16 +29,37 @@ def make_loss_function(
     """
     assert config.label_smoothing is not None
     smoothing = config.label_smoothing
-    is_weighted = config.class_weights == "balanced"
+    weights = class_weights(config, labels, num_classes=num_classes, device=device)
     if labels.ndim > 1:
-        weights = _positive_weights(labels) if is_weighted else None
-        return _binary(smoothing=0.0, positive_weights=_on(device, weights))
-    weights = _on(device, _class_weights(labels, num_classes) if is_weighted else None)
-    if config.loss == "binary_cross_entropy":
-        return _binary(smoothing=smoothing, threshold=config.bce_target_threshold, weights=weights)
-    return lambda logits, targets: F.cross_entropy(
-        logits, targets, weight=weights, label_smoothing=smoothing, reduction="sum"
-    )
+        return lambda logits, targets: _binary(logits, targets, positive_weights=weights).sum()
+    if config.loss == "cross_entropy":
+        return lambda logits, targets: F.cross_entropy(
+            logits, targets, weight=weights, label_smoothing=smoothing, reduction="sum"
+        )
+
+    def loss_of_questions(logits: Tensor, targets: Tensor) -> Tensor:
+        shares = F.one_hot(targets, num_classes).to(logits.dtype) if targets.ndim == 1 else targets
+        smoothed = shares * (1 - smoothing) + smoothing / num_classes
+        if config.bce_target_threshold is not None:
+            smoothed = (smoothed > config.bce_target_threshold).to(logits.dtype)
+        losses = _binary(logits, smoothed)
+        return losses.sum() if weights is None else losses @ (shares @ weights)
+
+    return loss_of_questions
+
+
+def class_weights(
+    config: FinetuneConfig, labels: np.ndarray, *, num_classes: int, device: torch.device
+) -> Tensor | None:
+    """The weight of each class, (classes,), or None where all weigh the same.
+
+    Of classes that exclude each other: of an image of the class, and rare ones weigh more. Of several labels
+    an image: of having the label, beside not having it.
+    """
+    if config.class_weights == "none":
+        return None
+    weights = _class_weights(labels, num_classes) if labels.ndim == 1 else _positive_weights(labels)
+    return torch.as_tensor(weights, dtype=torch.float32, device=device)
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
@@ -58,21 +77,12 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, *, temperature: fl
     return divergence * temperature**2
 
 
-def _binary(
-    *,
-    smoothing: float,
-    threshold: float | None = None,
-    weights: Tensor | None = None,
-    positive_weights: Tensor | None = None,
-) -> LossFunction:
-    loss: Any = BinaryCrossEntropy(
-        smoothing=smoothing,
-        target_threshold=threshold,
-        weight=weights,
-        pos_weight=positive_weights,
-        reduction="none",
+def _binary(logits: Tensor, targets: Tensor, *, positive_weights: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of each image, (images,): the mean over the classes."""
+    losses = F.binary_cross_entropy_with_logits(
+        logits, targets, pos_weight=positive_weights, reduction="none"
     )
-    return lambda logits, targets: loss(logits, targets).mean(dim=1).sum()
+    return losses.mean(dim=1)
 
 
 def _class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -87,7 +97,3 @@ def _positive_weights(labels: np.ndarray) -> np.ndarray:
     having = labels.sum(axis=0)
     lacking = len(labels) - having
     return np.where((having > 0) & (lacking > 0), lacking / having.clip(min=1), 1.0)
-
-
-def _on(device: torch.device, weights: np.ndarray | None) -> Tensor | None:
-    return None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device)

@@ -8,7 +8,12 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    DynamoBackend,
+    InitProcessGroupKwargs,
+)
 from torch import Tensor
 
 from resnet_hub.errors import ConfigError
@@ -114,6 +119,7 @@ def start_machine(config: FinetuneConfig) -> Machine:
         )
     except ValueError as error:  # a device without bf16, or another precision earlier in this Python process
         raise ConfigError(f"--mixed_precision {precision} cannot be had here: {error}") from error
+    _refuse_other_engines(accelerator)
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     num_cores = max(1, available_cores() // local_processes)
     # `accelerate launch` without --cpu and torchrun both leave OMP_NUM_THREADS=1 on a machine without GPUs.
@@ -151,6 +157,25 @@ def has_bf16_units() -> bool:
 def _is_cpu_only() -> bool:
     forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return forced or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def _refuse_other_engines(accelerator: Accelerator) -> None:
+    """Raise ConfigError for settings of `accelerate config` that the checkpoints and exports do not know."""
+    engine = accelerator.distributed_type
+    if engine in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM):
+        raise ConfigError(
+            f"accelerate is set to {engine.value}, and runs here copy the whole network to every process "
+            f"(DDP), for which ResNets are small enough. Type `accelerate launch --multi_gpu`, or set it so "
+            f"in `accelerate config`."
+        )
+    plugin = accelerator.state.dynamo_plugin
+    compiler = DynamoBackend.NO if plugin is None else plugin.backend
+    if compiler != DynamoBackend.NO:
+        raise ConfigError(
+            f"accelerate is set to compile with {compiler.value.lower()}, which runs here do not do: their "
+            f"checkpoints know the network as it is. Type `--dynamo_backend no` after `accelerate launch`, "
+            f"or set it so in `accelerate config`."
+        )
 
 
 def _choose_precision(wanted: Precision, *, cpu_only: bool) -> str:

@@ -51,7 +51,8 @@ def help_if_out_of_memory(*, num_images: int, parts: int) -> Iterator[None]:
         raise RunError(
             f"The device's memory did not suffice for {num_images // parts} images at once, though it had "
             f"before. The same command goes on from the last checkpoint; with --per_device_train_batch_size "
-            f"{fewer}, and --images_per_step as in config.yaml, it needs less, and the steps stay the same."
+            f"{fewer}, and --images_per_step as in config.yaml, or with --gradient_checkpointing, it needs "
+            f"less, and the steps stay the same."
         ) from error
 
 
@@ -66,6 +67,24 @@ def norms_at_rest(network: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.train()
+
+
+@contextmanager
+def statistics_at_rest(network: nn.Module) -> Iterator[None]:
+    """Inside, BatchNorm computes as in training and leaves its running statistics alone.
+
+    Where the backward pass computes features again, they would count twice.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _NormBase)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, (_, count) in zip(norms, before, strict=True):
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if count is None else count.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def room_for_state(optimizer: torch.optim.Optimizer) -> list[Tensor]:

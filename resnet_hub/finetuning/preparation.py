@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets.config
+import psutil
 import torch
 from accelerate.utils import gather_object
 from huggingface_hub import HfApi, get_token
@@ -21,6 +22,7 @@ from resnet_hub.errors import ConfigError, UserError
 from resnet_hub.finetuning.augment import fixed_views, parse_auto_augment, short_side_to_keep
 from resnet_hub.finetuning.cache_folder import check_cache_folder
 from resnet_hub.finetuning.config import FinetuneConfig, with_options
+from resnet_hub.finetuning.config_words import unusual_options
 from resnet_hub.finetuning.crew import Crew
 from resnet_hub.finetuning.data import ImageData, load_data
 from resnet_hub.finetuning.freezing import check_freezing
@@ -50,6 +52,9 @@ from resnet_hub.hub.access import asking, offline
 from resnet_hub.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
+
+
+_COPIES_OF_FEATURES = 3  # as they came, on the device, and standardised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +196,7 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
         ),
     )
     _check_fits(run)
+    _check_features_fit(run)
     folder.check_same_run(config, facts=run.facts())
     display.say(_summary(run))
     return run
@@ -335,47 +341,38 @@ def _check_fits(run: Run) -> None:
         )
 
 
+def _check_features_fit(run: Run) -> None:
+    """Raise ConfigError if the features that fc is fitted to would not fit into this machine's memory."""
+    if not run.config.fit_fc_first or run.config.streaming:  # of a stream a sample is fitted
+        return
+    model: Any = run.model
+    values = run.config.feature_views * len(run.data.train) * model.head_hidden_size
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # each has all of them
+    needed, there = 4 * values * _COPIES_OF_FEATURES * processes, psutil.virtual_memory().available
+    if needed > there:
+        raise ConfigError(
+            f"Fitting fc to the features of {len(run.data.train):,} images takes {needed / 1e9:.3g} GB of "
+            f"memory, and {there / 1e9:.3g} GB are free. Train without it (--fit_fc_first False), on a part "
+            f"(--train_split 'train[:20%]'), or with --streaming, which fits fc to a sample."
+        )
+
+
 def _summary(run: Run) -> str:
     config = run.config
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
     start = f"from {run.origin.base_model or run.origin.name}" if config.pretrained else "from scratch"
     size = "px, small-image augmentation" if run.preprocessing.image_size[0] <= SMALL_IMAGE else "px"
+    fitted = "fc fitted first, " if config.fit_fc_first else ""
     return "\n".join(
         (
             f"machine   {run.machine.describe()}, {run.num_workers} loader processes",
             f"model     {run.origin.name}, {parameters / 1e6:.2f} M parameters, {start}, new fc for "
             f"{len(run.data.class_names)} classes, {config.image_size} {size}",
-            f"training  {config.num_train_epochs} epochs, {run.total_steps} steps of "
+            f"training  {fitted}{config.num_train_epochs} epochs, {run.total_steps} steps of "
             f"{run.plan.global_batch_size} images, peak rate {config.learning_rate:.2g}, "
             f"{config.warmup_steps} warm-up steps, weight decay {config.weight_decay}, "
             f"label smoothing {config.label_smoothing}, augmentation {config.augmentation}"
-            + "".join(f", {extra}" for extra in _extras(config)),
+            + "".join(f", {extra}" for extra in unusual_options(config)),
             f"folder    {run.folder.path}",
         )
     )
-
-
-def _extras(config: FinetuneConfig) -> list[str]:
-    """What of the training is not as usual, in a few words each."""
-    words = {
-        f"layer decay {config.layer_decay}": config.layer_decay != 1,
-        f"weights averaged with decay {config.ema_decay:.4g}": config.ema_decay,
-        f"weights averaged over the last {config.average_last_epochs} epochs": config.average_last_epochs,
-        f"BatchNorm from {config.reestimate_batchnorm} images": config.reestimate_batchnorm,
-        f"images of {config.train_image_size} px": config.train_image_size != config.image_size,
-        f"images from {config.first_image_size} px on": config.first_image_size != config.train_image_size,
-        f"{config.loss.replace('_', ' ')}": config.loss != "cross_entropy",
-        f"{config.optimizer}": config.optimizer != "adamw",
-        f"{config.auto_augment}": config.auto_augment,
-        f"color jitter {config.color_jitter}": config.color_jitter,
-        f"{config.repeated_augmentation} copies of an image in a step": config.repeated_augmentation > 1,
-        f"drop path {config.drop_path_rate}": config.drop_path_rate,
-        f"class weights {config.class_weights}": config.class_weights != "none",
-        f"mixup {config.mixup}": config.mixup,
-        f"CutMix {config.cutmix}": config.cutmix,
-        "gradient checkpointing": config.gradient_checkpointing,
-        f"{config.frozen_stages} stages frozen": config.frozen_stages,
-        f"one more stage learns every {config.gradual_unfreezing} epochs": config.gradual_unfreezing,
-        f"teacher {config.teacher_model}": config.teacher_model,
-    }
-    return [text for text, is_on in words.items() if is_on]

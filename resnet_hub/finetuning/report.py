@@ -24,7 +24,7 @@ from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.progress import Display
 from resnet_hub.finetuning.run_folder import RunFolder
 from resnet_hub.finetuning.state import Training
-from resnet_hub.hub import push_folder, save_folder
+from resnet_hub.hub import push_folder, remove_scratch_of, save_folder
 from resnet_hub.results import RunReport, Score, SplitRecord, TrainRecord
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ def measure(run: Run, training: Training) -> tuple[RunReport, dict[str, Tensor]]
 def write_results(run: Run, training: Training, report: RunReport, logits: dict[str, Tensor]) -> None:
     """Write predictions, pictures, export, page and, last, the report that says that the run is finished."""
     folder = run.folder
+    training.log.flush()
     predictions = [_predictions(run, name, values) for name, values in logits.items()]
     write_predictions(predictions, report.class_names, folder.predictions)
     if predictions:
@@ -82,13 +83,14 @@ def write_results(run: Run, training: Training, report: RunReport, logits: dict[
         path = folder.plots / f"confusion_{shown}.png"
         figures[f"Confusion matrix ({shown})"] = draw_confusion_matrix(counts, report.class_names, path)
     _write_example(run, folder.path / EXAMPLE)
+    remove_scratch_of(folder.export)  # of this run, killed between here and its report
     save_folder(
         training.network,
         folder.export,
         class_names=report.class_names,
         report=report,
         figures=figures,
-        overwrite=folder.export.exists(),  # a run that was killed between export and report
+        overwrite=folder.export.exists(),
     )
     write_page(folder, report)
     report.save(folder.report)

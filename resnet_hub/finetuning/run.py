@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from resnet_hub.errors import ConfigError, RunError, UserError
 from resnet_hub.finetuning.config import FinetuneConfig, with_options
 from resnet_hub.finetuning.disk import naming_full_disks
-from resnet_hub.finetuning.features import fit_fc
 from resnet_hub.finetuning.left_out import all_left_out
 from resnet_hub.finetuning.lost_process import naming_lost_processes
 from resnet_hub.finetuning.preemption import PreemptionWatch
@@ -21,7 +20,7 @@ from resnet_hub.finetuning.rate_finder import RateSearch, search_rate
 from resnet_hub.finetuning.report import measure, publish, write_results
 from resnet_hub.finetuning.run_folder import RunFolder
 from resnet_hub.finetuning.state import fc_is_to_be_fitted, start_or_resume
-from resnet_hub.finetuning.training import draw_first_batches, train_epochs
+from resnet_hub.finetuning.training import draw_first_batches, fit_new_fc, train_epochs
 from resnet_hub.results import RunReport
 
 
@@ -46,7 +45,7 @@ def finetune(config: FinetuneConfig) -> RunReport:
 
 
 def _finetune(config: FinetuneConfig) -> RunReport:
-    with naming_lost_processes(), PreemptionWatch() as watch:
+    with naming_lost_processes(), naming_full_disks(), PreemptionWatch() as watch:
         run = prepare(config, watch)
         confirm_publishing(run)
         with run.folder.in_use() if run.machine.is_main else nullcontext():
@@ -69,16 +68,15 @@ def _finetune(config: FinetuneConfig) -> RunReport:
 
 
 def _train_and_report(run: Run) -> RunReport:
-    with naming_full_disks():
-        run = run.with_cached_images()
-        if run.machine.is_main:
-            draw_first_batches(run)
-        run.machine.accelerator.wait_for_everyone()
-        training = start_or_resume(run)
-        train_epochs(run, training)
-        report, logits = measure(run, training)
-        if run.machine.is_main:
-            write_results(run, training, report, logits)
+    run = run.with_cached_images()
+    if run.machine.is_main:
+        draw_first_batches(run)
+    run.machine.accelerator.wait_for_everyone()
+    training = start_or_resume(run)
+    train_epochs(run, training)
+    report, logits = measure(run, training)
+    if run.machine.is_main:
+        write_results(run, training, report, logits)
     return report
 
 
@@ -110,7 +108,7 @@ def find_learning_rate(config: FinetuneConfig) -> RateSearch:
         run = run.with_cached_images()
         training = start_or_resume(run)
         if fc_is_to_be_fitted(run, training.progress):
-            fit_fc(run, training.network)
+            fit_new_fc(run, training.network)
         search = search_rate(run, training)
         if run.machine.is_main:
             search.save(run.folder)

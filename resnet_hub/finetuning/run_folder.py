@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ _FREE_TO_CHANGE = frozenset(
         "feature_cache_gb",
         "ddp_timeout",
         "gradient_accumulation_steps",
+        "gradient_checkpointing",
         "hub_model_id",
         "hub_private_repo",
         "image_cache",
@@ -54,9 +54,8 @@ _FREE_TO_CHANGE = frozenset(
     }
 )
 
-
-ENVELOPE = ("event", "step", "epoch", "time")
-"""What each line of the log has besides the numbers of its event."""
+BATCHES = ("per_device_train_batch_size", "gradient_accumulation_steps")
+"""Options that decide which images BatchNorm sees together."""
 
 RATE_RECORD, RATE_PICTURE = "learning_rate.json", "learning_rate.png"
 
@@ -161,6 +160,11 @@ class RunFolder:
             )
         if not is_unfinished and config.resume == "must":
             raise ConfigError(f"--resume must: there is no unfinished run in --output_dir {self.path}.")
+        if config.resume == "must" and not any(self.checkpoints.glob("step-*")):
+            raise ConfigError(
+                f"--resume must: there is no checkpoint in {self.checkpoints} to go on from. Leave --resume "
+                f"out to begin this run anew."
+            )
         foreign = self.path.exists() and {path.name for path in self.path.iterdir()} - _STARTING_FILES
         if not is_unfinished and foreign:
             raise ConfigError(
@@ -264,16 +268,16 @@ class RunFolder:
             yield
             (self.path / _LOCK).unlink(missing_ok=True)
 
-    def changes_since_begin(self, machine: Mapping[str, Any]) -> list[str]:
-        """What is not as it was when the run began, of the machine and the versions of the packages."""
-        before = json.loads(self.environment.read_text(encoding="utf-8"))
-        now = {"machine": dict(machine), "versions": _versions()}
-        return [
-            f"{name} was {before[kind].get(name)}, is {value}"
-            for kind, values in now.items()
-            for name, value in values.items()
-            if before[kind].get(name) != value
-        ]
+    def changes_since_begin(
+        self, config: FinetuneConfig, machine: Mapping[str, Any]
+    ) -> dict[str, tuple[Any, Any]]:
+        """Before and now of what is not as when the run began: machine, packages, images at a time."""
+        begun = json.loads(self.environment.read_text(encoding="utf-8"))
+        options_begun = plain_values(FinetuneConfig(**load_config(self.config)))
+        before = begun["machine"] | begun["versions"] | {name: options_begun[name] for name in BATCHES}
+        options = plain_values(config)
+        now = dict(machine) | _versions() | {name: options[name] for name in BATCHES}
+        return {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
 
     def write_bad_images(self, images: Sequence[Mapping[str, Any]]) -> None:
         """Write the list of images that were left out; an empty one is no file."""
@@ -287,30 +291,11 @@ class RunFolder:
         with self.bad_images.open("a", encoding="utf-8") as file:
             file.writelines(map(_as_line, images))
 
-    def log(self, event: str, *, step: int, epoch: float, **values: Any) -> None:
-        """Append an event to `metrics.jsonl`."""
-        envelope = (event, step, round(epoch, 4), round(time.time(), 3))
-        record = dict(zip(ENVELOPE, envelope, strict=True)) | values
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
     def events(self) -> list[dict[str, Any]]:
         """All events so far."""
         if not self.metrics.exists():
             return []
         return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
-
-    def log_size(self) -> int:
-        """Length of the log in bytes, kept in every checkpoint; so much of it is on the disk."""
-        if not self.metrics.exists():
-            return 0
-        fsync(self.metrics)
-        return self.metrics.stat().st_size
-
-    def rewind_log(self, size: int) -> None:
-        """Forget the events after a checkpoint: the resumed run will write them again."""
-        if self.metrics.exists():
-            os.truncate(self.metrics, min(size, self.log_size()))
 
 
 def describe_environment() -> dict[str, Any]:

@@ -20,6 +20,7 @@ from resnet_hub.finetuning.checkpoint import (
     write_checkpoint,
 )
 from resnet_hub.finetuning.config_file import plain_values
+from resnet_hub.finetuning.event_log import ENVELOPE, EventLog
 from resnet_hub.finetuning.freezing import train_all_but
 from resnet_hub.finetuning.left_out import all_left_out
 from resnet_hub.finetuning.loader import CopiedImages, TrainBatches
@@ -27,13 +28,20 @@ from resnet_hub.finetuning.loop import Progress, Trainer
 from resnet_hub.finetuning.losses import make_loss_function
 from resnet_hub.finetuning.optim import Schedule, make_optimizer
 from resnet_hub.finetuning.preparation import Run
-from resnet_hub.finetuning.run_folder import ENVELOPE
+from resnet_hub.finetuning.run_folder import BATCHES
 from resnet_hub.finetuning.stopwatch import SAVING, Stopwatch
 from resnet_hub.finetuning.sync_batchnorm import synchronise_batchnorm
 from resnet_hub.finetuning.tracking import Tracking
 from resnet_hub.finetuning.train_stream import TrainStream
 
 logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Of what a checkpoint holds; a release that reads or writes something else has another number."""
+
+SAVING_SHARE = 0.05
+"""Share of the time that checkpoints of epochs may take, once one takes longer than SHORT_SAVE."""
+SHORT_SAVE = 1.0  # seconds
 
 
 @dataclass(kw_only=True)
@@ -49,9 +57,12 @@ class Training:
     best: dict[str, Tensor]
     """Weights of the best validated epoch, on the CPU."""
     batches: TrainBatches
+    log: EventLog
     tracking: Tracking
     resumed_from_step: int | None = None
     last_saved: float = field(default_factory=time.monotonic)
+    saving_seconds: float = 0.0
+    """What the last checkpoint took."""
 
     @property
     def candidate(self) -> nn.Module:
@@ -65,8 +76,11 @@ def start_or_resume(run: Run) -> Training:
     network = run.model
     progress = Progress()
     if checkpoint is not None:
+        _check_format(run, checkpoint)
         network.load_state_dict(dict(checkpoint.tensors["model"]))
         progress = Progress(**checkpoint.values["progress"])
+        if checkpoint.values["micro_batch"] != run.config.per_device_train_batch_size:
+            progress.parts = 1  # those were found for other ones
     _check_same_everywhere(run, progress)
     network = network.to(memory_format=run.machine.memory_format)  # pyright: ignore[reportCallIssue]
     if run.machine.sync_batchnorm:
@@ -77,16 +91,13 @@ def start_or_resume(run: Run) -> Training:
         load_optimizer_tensors(trainer.optimizer, checkpoint.tensors["optimizer"])
         if average is not None:
             average.module.load_state_dict(dict(checkpoint.tensors["average"]))
-        if run.machine.accelerator.scaler is not None:
-            run.machine.accelerator.scaler.load_state_dict(checkpoint.values["scaler"])
+        scaler, scale = run.machine.accelerator.scaler, checkpoint.values["scaler"]
+        if scaler is not None and scale is not None:  # the run may have begun with bf16
+            scaler.load_state_dict(scale)
         run.display.say(f"going on from step {progress.step} of {run.total_steps}")
+    log = EventLog(run.folder.metrics)
     if run.machine.is_main and run.folder.config.exists():  # a search for a rate has begun no run
-        run.folder.rewind_log(checkpoint.values["log_size"] if checkpoint else 0)
-        if checkpoint is not None:
-            run.folder.write_bad_images(all_left_out(run, progress))
-        remove_leftovers(run.folder.checkpoints)
-        remove_damaged(run.folder.checkpoints)
-        _say_what_has_changed(run)
+        _tidy_up(run, log, checkpoint, progress)
     return Training(
         trainer=trainer,
         network=run.machine.accelerator.unwrap_model(trainer.model),
@@ -94,9 +105,21 @@ def start_or_resume(run: Run) -> Training:
         progress=progress,
         best=dict(checkpoint.tensors.get("best", {})) if checkpoint else {},
         batches=make_train_batches(run, num_workers=run.num_workers),
+        log=log,
         tracking=_make_tracking(run, going_on_from=progress.step if checkpoint else None),
         resumed_from_step=progress.step if checkpoint else None,
     )
+
+
+def save_epoch(run: Run, training: Training, *, is_last: bool) -> None:
+    """Write the checkpoint at the end of an epoch.
+
+    A large network on few images has epochs of seconds, and may take seconds to save: such a checkpoint is
+    left out while the time since the one before is too short for it, unless the epoch is the last.
+    """
+    age = time.monotonic() - training.last_saved
+    if is_last or training.saving_seconds <= max(SHORT_SAVE, SAVING_SHARE * age):
+        save(run, training)
 
 
 def save(run: Run, training: Training, *, must: bool = False) -> None:
@@ -118,12 +141,14 @@ def save(run: Run, training: Training, *, must: bool = False) -> None:
     if training.best:
         groups["best"] = training.best
     scaler = run.machine.accelerator.scaler
-    values = {
-        "progress": asdict(training.progress),
-        "log_size": run.folder.log_size(),
-        "scaler": None if scaler is None else scaler.state_dict(),
-    }
     try:
+        values = {
+            "format": FORMAT,
+            "progress": asdict(training.progress),
+            "micro_batch": run.config.per_device_train_batch_size,
+            "log_size": training.log.size(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
         write_checkpoint(
             run.folder.checkpoints, training.progress.step, Checkpoint(tensors=groups, values=values)
         )
@@ -134,6 +159,7 @@ def save(run: Run, training: Training, *, must: bool = False) -> None:
                 f"ones are whole; make room, and the same command goes on from the newest."
             ) from error
         logger.warning("No checkpoint could be written at step %d: %s", training.progress.step, error)
+    training.saving_seconds = time.monotonic() - training.last_saved
     stopwatch.lap(SAVING)
 
 
@@ -170,13 +196,47 @@ def _check_same_everywhere(run: Run, progress: Progress) -> None:
         )
 
 
-def _say_what_has_changed(run: Run) -> None:
-    changes = run.folder.changes_since_begin(run.machine.record())
-    if changes:
-        logger.warning(
-            "Not as when this run began: %s. Images and rates are the same; sums may round differently.",
-            "; ".join(changes),
+def _check_format(run: Run, checkpoint: Checkpoint) -> None:
+    found = checkpoint.values.get("format")
+    if found != FORMAT:
+        raise CheckpointError(
+            f"The checkpoints in {run.folder.checkpoints} are of format {found}, and this release of "
+            f"resnet_hub reads format {FORMAT}. Go on with the release that {run.folder.environment} names, "
+            f"or start anew in another --output_dir."
         )
+
+
+def _tidy_up(run: Run, log: EventLog, checkpoint: Checkpoint | None, progress: Progress) -> None:
+    """Put the folder's records where the checkpoint left them, and say what is not as it was."""
+    dropped = log.rewind(checkpoint.values["log_size"] if checkpoint else 0)
+    if checkpoint is not None:
+        run.folder.write_bad_images(all_left_out(run, progress))
+    elif dropped:
+        logger.warning(
+            "There is no checkpoint in %s, so the run begins anew; the %d events in its log are dropped.",
+            run.folder.checkpoints,
+            dropped,
+        )
+    remove_leftovers(run.folder.checkpoints)
+    remove_damaged(run.folder.checkpoints)
+    _say_what_has_changed(run)
+
+
+def _say_what_has_changed(run: Run) -> None:
+    changes = run.folder.changes_since_begin(run.config, run.machine.record())
+    if not changes:
+        return
+    effects = ["the images and the rate of each step are the same", "sums may round differently"]
+    if changes.keys() & {"processes", "sync_batchnorm", *BATCHES}:
+        effects.append("BatchNorm sees other batches")
+        drawn = [name for name in ("mixup", "cutmix", "drop_path_rate") if getattr(run.config, name)]
+        if drawn:  # drawn by each process for its own images
+            effects.append(f"{', '.join(drawn)} draw other numbers")
+    logger.warning(
+        "Not as when this run began: %s. What follows: %s.",
+        "; ".join(f"{name} was {before}, is {now}" for name, (before, now) in changes.items()),
+        "; ".join(effects),
+    )
 
 
 def _make_tracking(run: Run, *, going_on_from: int | None) -> Tracking:
@@ -202,7 +262,7 @@ def _make_average(run: Run, network: nn.Module, progress: Progress) -> WeightAve
     assert config.num_train_epochs is not None
     average: WeightAverage | None = None
     if config.ema_decay:
-        average = StepAverage(network, decay=config.ema_decay)
+        average = StepAverage(network, decay=config.ema_decay, total_steps=run.total_steps)
     elif config.average_last_epochs:
         first_epoch = max(0, config.num_train_epochs - config.average_last_epochs)
         average = EpochAverage(network, first_epoch=first_epoch, done_epochs=progress.averaged_epochs)
@@ -249,5 +309,6 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
         ask_teacher=run.teacher,
         distillation_weight=config.distillation_weight,
         distillation_temperature=config.distillation_temperature,
+        recomputes=config.gradient_checkpointing,
         finds_parts=run.machine.accelerator.device.type == "cuda",
     )

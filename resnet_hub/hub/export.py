@@ -1,6 +1,7 @@
 """Model folders: what a run exports and the Hub gets. timm, transformers and this package all load them."""
 
 import copy
+import glob
 import json
 import os
 import re
@@ -35,6 +36,7 @@ FIGURES_FOLDER = "figures"
 CARD_BASE_FILE = ".resnet_hub/card.md"
 """The card as it was generated. What differs from it in README.md was written by a person and is kept."""
 
+_PART, _OLD = ".part", ".old"  # a folder while it is written, and the one that it takes the place of
 _IMAGE_HEADS = {".png": b"\x89PNG\r\n\x1a\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}
 
 
@@ -189,11 +191,21 @@ def _timm_cfg(network: nn.Module) -> dict[str, Any]:
     return cfg if isinstance(cfg, dict) else {}
 
 
+def remove_scratch_of(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote this folder have left beside it.
+
+    For a caller who knows that no other process is writing it now.
+    """
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+        if path.suffix in (_PART, _OLD):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 @contextmanager
 def whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """A scratch folder that becomes `folder` when the block ends well, and vanishes when it does not."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=_PART, dir=folder.parent))
     try:
         yield scratch
         scratch.chmod(0o755)  # temporary folders are private, and safetensors writes private files
@@ -202,7 +214,7 @@ def whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             _flush(path)
         if folder.exists():
             assert overwrite or not any(folder.iterdir())
-            old = scratch.with_suffix(".old")
+            old = scratch.with_suffix(_OLD)
             folder.rename(old)
             scratch.rename(folder)
             shutil.rmtree(old)

@@ -9,8 +9,10 @@ import hashlib
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -79,12 +81,14 @@ def _die() -> None:
     _send(signal.SIGKILL)
 
 
-HAPPENINGS: dict[str, Callable[[], None]] = {
+HAPPENINGS: dict[str, Callable[[], Any]] = {
     "SIGTERM": lambda: _send(signal.SIGTERM),
     "SIGTERM twice": lambda: _send_twice(signal.SIGTERM),
     "SIGINT twice": lambda: _send_twice(signal.SIGINT),
     "SIGHUP": lambda: _send(signal.SIGHUP),
     "SIGUSR1": lambda: _send(signal.SIGUSR1),
+    "nothing": lambda: None,
+    "a temporary folder is left": tempfile.mkdtemp,
     "stopped": lambda: _send(signal.SIGSTOP),
     "killed": _die,
     "raises": _raise,
@@ -123,20 +127,22 @@ def forgets(what: str) -> None:
     module, replacement = {
         "order": (
             "loader._TrainKeys.of_epoch",
-            lambda of, keys, epoch, first, **o: of(keys, epoch + 1, first, **o),
+            lambda of, keys, moment, first, **o: of(
+                keys, moment._replace(epoch=moment.epoch + 1), first, **o
+            ),
         ),
         "position": ("loader._TrainKeys.of_epoch", _from_the_first_step),
         "randomness": ("loop.random_key", lambda random_key, *key: random_key(*key, 1)),
         "augmentation": ("loader.keyed_randomness", lambda keyed, seed, *key: keyed(seed + 1, *key)),
         "optimizer": ("state.load_optimizer_tensors", lambda load, *arguments: None),
         "average": ("checkpoint._read", lambda read, path: _without_average(read(path))),
-        "log": ("run_folder.RunFolder.rewind_log", lambda rewind, folder, size: None),
+        "log": ("event_log.EventLog.rewind", lambda rewind, log, size: 0),
     }[what]
     _wrap(module, replacement)
 
 
-def _from_the_first_step(of_epoch: Callable, keys: Any, epoch: int, first_step: int, *, skip: int) -> Any:
-    return of_epoch(keys, epoch, 0, skip=skip)
+def _from_the_first_step(of_epoch: Callable, keys: Any, moment: Any, first_step: int, *, skip: int) -> Any:
+    return of_epoch(keys, moment, 0, skip=skip)
 
 
 def _without_average(checkpoint: Any) -> Any:
@@ -145,9 +151,12 @@ def _without_average(checkpoint: Any) -> Any:
     return checkpoint
 
 
-def bad_numbers(where: str, *, step: int) -> None:
-    """The loss or the gradient of a step has a NaN or an infinity in it."""
+def bad_numbers(where: str, *, step: int, rank: int = 0) -> None:
+    """The loss or the gradient of a step has a NaN or an infinity in it, on one process."""
     import torch
+
+    if os.environ.get("RANK", "0") != str(rank):
+        return
 
     value = float("nan") if "NaN" in where else float("inf")
 
@@ -178,19 +187,18 @@ def bad_validation(first: int, last: int) -> None:
     _wrap("training.evaluate", evaluate)
 
 
-def broken_tracker(calls: str) -> None:
+def broken_tracker(calls: str, *, starts: bool) -> None:
     """A tracker of the user's own, `broken`, whose methods write down that they were called, and raise."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
     class Broken(GeneralTracker):
         name = "broken"
         requires_logging_directory = False
+        main_process_only = False
         tracker = None
 
         def start(self) -> None:
-            self._fail(
-                "start", raises=False
-            )  # else accelerate would not have it, and nothing would be logged
+            self._fail("start", raises=not starts)
 
         def store_init_configuration(self, values: dict) -> None:
             self._fail("store_init_configuration")
@@ -216,11 +224,13 @@ def patient_trackers(seconds: float) -> None:
 
 
 def _wrap(at: str, replacement: Callable) -> None:
-    """Put a function in the place of one of the package; it gets that one before its arguments."""
+    """Put a function in the place of one of the package; it gets that one before its arguments.
+
+    `at` is its name from `resnet_hub.finetuning` on, or from `resnet_hub` on after a colon.
+    """
     owner, _, name = at.rpartition(".")
-    module, _, kind = owner.partition(".")
-    place: Any = importlib.import_module(f"{FINETUNING}.{module}")
-    place = getattr(place, kind) if kind else place
+    package = FINETUNING.partition(".")[0] if owner.startswith(":") else FINETUNING
+    place: Any = pkgutil.resolve_name(f"{package}.{owner.removeprefix(':')}")
     original = getattr(place, name)
     setattr(place, name, lambda *arguments, **options: replacement(original, *arguments, **options))
 

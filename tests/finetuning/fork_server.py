@@ -9,6 +9,7 @@ signal.
 import json
 import os
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def become_the_command(output: str, environment: dict[str, str], arguments: list
     """Never returns: the process ends with the command's exit code, as a Python of its own would."""
     os.setsid()
     os.environ.update(environment)
+    tempfile.tempdir = None  # where temporary files go was settled before the fork
     with Path(output).open("ab", 0) as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)

@@ -28,7 +28,7 @@ SMALL = (
     *("--image_size", "8", "--horizontal_flip", "0.5", "--num_train_epochs", "5", "--warmup_steps", "4"),
     *("--per_device_train_batch_size", "14", "--gradient_accumulation_steps", "2", "--mixup", "0.2"),
     *("--random_erasing", "0.3", "--ema", "--first_image_size", "4", "--layer_decay", "0.8"),
-    *("--mixed_precision", "no", "--checkpoint_minutes", "0.002"),
+    *("--drop_path_rate", "0.1", "--mixed_precision", "no", "--checkpoint_minutes", "0.002"),
 )
 # The same images in every step on two processes.
 HALF = ("--per_device_train_batch_size", "7")
@@ -156,8 +156,13 @@ def saved(folder: Path) -> set[str]:
     return {path.name for path in (folder / "checkpoints").glob("step-*")}
 
 
+def half_written(folder: Path) -> set[str]:
+    """Checkpoints that are being written, or were when their process was killed."""
+    return {path.name for path in (folder / "checkpoints").glob(".writing-*")}
+
+
 def is_saving(folder: Path) -> bool:
-    return any((folder / "checkpoints").glob(".writing-*"))
+    return bool(half_written(folder))
 
 
 def is_alive(process: int) -> bool:

@@ -47,15 +47,15 @@ def test_an_interrupted_average_goes_on(tmp_path: Path):
     for last in (1, 2):  # before the average has begun, and within it
         folder = tmp_path / f"stopped-{last}"
         run, training = prepared(folder, **options)
-        log, seen = run.folder.log, []
+        add, seen = training.log.add, []
 
-        def die(event: str, *, log=log, seen=seen, last=last, **values) -> None:
-            log(event, **values)
+        def die(event: str, *, add=add, seen=seen, last=last, **values) -> None:
+            add(event, **values)
             seen.append(event)
             if seen.count("validation") == last + 1:
                 raise Killed
 
-        object.__setattr__(run.folder, "log", die)
+        training.log.add = die
         with pytest.raises(Killed):
             train_epochs(run, training)
         run, training = prepared(folder, **options)

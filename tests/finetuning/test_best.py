@@ -15,16 +15,17 @@ import resnet_hub  # noqa: F401  registers the family
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.__main__ import main
 from resnet_hub.finetuning.augment import build_train_transforms
+from resnet_hub.finetuning.averaging import StepAverage
 from resnet_hub.finetuning.config import RECIPES, FinetuneConfig
 from resnet_hub.finetuning.evaluation import reestimate_batchnorm
 from resnet_hub.finetuning.hyperrule import complete, image_sizes
 from resnet_hub.finetuning.loader import TrainBatches, evaluation_batches
-from resnet_hub.finetuning.loop import normalized
+from resnet_hub.finetuning.loop import Progress, normalized
 from resnet_hub.finetuning.optim import make_optimizer, set_rate
 from resnet_hub.finetuning.preemption import PreemptionWatch
 from resnet_hub.finetuning.preparation import Run, prepare
 from resnet_hub.finetuning.state import Training, start_or_resume
-from resnet_hub.finetuning.training import _fit_fc, train_epochs
+from resnet_hub.finetuning.training import _fit_fc, _has_stalled, train_epochs
 from resnet_hub.results import RunReport
 
 from .conftest import TINY
@@ -221,6 +222,68 @@ def test_a_run_that_does_not_improve_stops_early_and_is_finished(tmp_path: Path)
     assert RunReport.load(folder / "report.json").train.epochs == best_epoch + 2 < 9
 
 
+def test_epochs_of_warm_up_and_of_growing_images_are_not_held_against_a_run(tmp_path: Path):
+    """Validation becomes worse there, at another size and with a rate that rises."""
+    options = {"num_train_epochs": 9, "first_image_size": 4, "early_stopping_epochs": 2}
+    run, _ = prepared(tmp_path / "growing", **options)
+    stalled = [
+        epoch
+        for epoch in range(1, 10)
+        if _has_stalled(run, Progress(evaluated_epochs=epoch, best_epoch=0, best_score=0.5))
+    ]
+    assert stalled == [8, 9]  # images grow through six epochs
+    run, _ = prepared(tmp_path / "warm", num_train_epochs=9, warmup_steps=30, early_stopping_epochs=2)
+    assert not _has_stalled(run, Progress(evaluated_epochs=4, best_epoch=0))  # ten steps an epoch
+    assert _has_stalled(run, Progress(evaluated_epochs=5, best_epoch=0))
+
+
+def test_images_and_stages_follow_the_clock_where_it_runs_faster_than_the_epochs(tmp_path: Path):
+    """A run that ends by the clock in its first epochs has had images of full size and all stages."""
+    run, training = prepared(
+        tmp_path / "run",
+        num_train_epochs=300,
+        first_image_size=4,
+        gradual_unfreezing=100,
+        max_minutes=0.1,
+    )
+    seen: list[tuple[int, int, int]] = []
+    original = training.log.add
+
+    def note(event: str, **values) -> None:
+        if event == "validation":
+            learning = sum(parameter.requires_grad for parameter in training.network.parameters())
+            at = training.progress.schedule_epoch
+            seen.append((at, image_sizes(run.config)[at], learning))
+        original(event, **values)
+
+    training.log.add = note
+    train_epochs(run, training)
+    assert len(seen) < 100
+    assert seen == sorted(seen)
+    assert (seen[0][1], seen[-1][1]) == (4, 8)
+    assert seen[-1][2] > seen[0][2]
+    assert seen[-1][0] >= 200
+
+
+def test_fitting_fc_does_not_use_up_the_warm_up_of_a_run_with_a_time_limit(tmp_path: Path):
+    _, training = prepared(tmp_path / "run", max_minutes=1.0)
+    progress = Progress(seconds=30.0, seconds_before_steps=30.0)
+    assert training.trainer.share_of_time(progress) == 0.0
+    progress.seconds = 45.0
+    assert training.trainer.share_of_time(progress) == 0.5
+    progress.seconds = 60.0
+    assert training.trainer.share_of_time(progress) == 1.0
+    late = Progress(seconds=70.0, seconds_before_steps=70.0)  # fitting alone took longer than there was
+    assert training.trainer.share_of_time(late) == 1.0
+
+
+@pytest.mark.parametrize(("total_steps", "decay"), [(751_200, 0.999966), (20_000, 0.999), (400, 0.95)])
+def test_an_average_reaches_its_decay_within_half_of_the_run(total_steps: int, decay: float):
+    average = StepAverage(nn.Linear(1, 1), decay=decay, total_steps=total_steps)
+    assert average._average.get_decay(total_steps // 2) == pytest.approx(decay)
+    assert average._average.get_decay(2) < 0.9
+
+
 def test_early_stopping_without_validation_is_refused_with_a_way_out(tmp_path: Path, capsys):
     arguments = (*TINY, "--early_stopping_epochs", "2", "--validation_fraction", "0")
     assert main([*arguments, "--output_dir", str(tmp_path / "run")]) == 2
@@ -238,6 +301,6 @@ def test_gradient_checkpointing_gives_the_same_weights(tmp_path: Path):
     for name, on in (("off", False), ("on", True)):
         run, training = prepared(tmp_path / name, gradient_checkpointing=on, max_train_steps=3)
         train_epochs(run, training)
-        weights.append(dict(training.network.named_parameters()))
-    for name, parameter in weights[0].items():
-        torch.testing.assert_close(parameter, weights[1][name], atol=1e-6, rtol=1e-4)
+        weights.append(training.network.state_dict())
+    for name, tensor in weights[0].items():  # BatchNorm's statistics too, which count each batch once
+        torch.testing.assert_close(tensor, weights[1][name], atol=1e-6, rtol=1e-4)

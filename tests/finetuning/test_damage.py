@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from resnet_hub.finetuning.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
+
 from .runs import (
     DAMAGES,
     ForkServer,
@@ -69,3 +71,39 @@ def test_where_all_are_damaged_nothing_is_started_anew(server: ForkServer, stopp
     assert f"All checkpoints in {folder / 'checkpoints'} are damaged" in log_of(folder).read_text()
     assert saved(folder) == {LAST, BEFORE}
     assert not (folder / "report.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_whose_checkpoints_are_gone_says_so_and_with_resume_must_begins_nothing(
+    server: ForkServer, stopped: Path, uninterrupted: Path, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    shutil.rmtree(folder / "checkpoints")
+    log = (folder / "metrics.jsonl").read_bytes()
+    assert server.run(folder, "--resume", "must") == 2
+    assert "there is no checkpoint in" in log_of(folder).read_text()
+    assert (folder / "metrics.jsonl").read_bytes() == log
+    assert server.run(folder) == 0, log_of(folder).read_text()
+    dropped = len(log.splitlines())
+    assert f"the run begins anew; the {dropped} events in its log are dropped" in log_of(folder).read_text()
+    assert_same_run(folder, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_release_is_named_and_left_alone(
+    server: ForkServer, stopped: Path, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    checkpoints = folder / "checkpoints"
+    ours = read_newest_checkpoint(checkpoints)
+    assert ours is not None
+    theirs = Checkpoint(tensors=ours.tensors, values={**ours.values, "format": 99})
+    write_checkpoint(checkpoints, 21, theirs)
+    before = saved(folder)
+    assert server.run(folder) == 1
+    said = log_of(folder).read_text()
+    assert "are of format 99, and this release of resnet_hub reads format 1" in said
+    assert "Traceback" not in said
+    assert saved(folder) == before

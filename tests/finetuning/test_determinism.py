@@ -22,14 +22,15 @@ def test_the_first_losses_are_those_on_record(uninterrupted: Path):
     """Other processors and numbers of threads add up in another order, so they are the same to rounding.
 
     Measured: with AVX2 or no vector units in place of AVX-512, and with one or two threads, they differ by
-    less than 1e-5; a change of the recipe shows in the second digit. A release of torch that is not on record
-    is held against the newest one that is.
+    less than 1e-5; a change of the recipe shows in the second digit, and drop path in the fifth. A release of
+    torch that is not on record is held, less strictly, against the newest one that is.
     """
     record = json.loads(GOLDEN.read_text())
     minor = ".".join(torch.__version__.split(".")[:2])
-    expected = record.get(minor, record[max(record, key=lambda name: tuple(map(int, name.split("."))))])
+    newest = max(record, key=lambda name: tuple(map(int, name.split("."))))
+    expected, rel = (record[minor], 1e-5) if minor in record else (record[newest], 1e-3)
     assert len(expected) == 20
-    assert losses_of(uninterrupted.with_name("ledger"))[:20] == pytest.approx(expected, rel=1e-3)
+    assert losses_of(uninterrupted.with_name("ledger"))[:20] == pytest.approx(expected, rel=rel)
 
 
 @pytest.mark.slow
@@ -42,8 +43,9 @@ def test_a_second_run_is_the_first_bit_for_bit_with_any_number_of_loader_process
     assert_same_run(folder, uninterrupted)
 
 
-# Partners in mixup come from the images of the same process, so with it the number of processes would matter.
-ALIKE = ("--mixup", "0")
+# Partners in mixup come from the images of the same process, and each process drops paths of its own, so with
+# these the number of processes would matter.
+ALIKE = ("--mixup", "0", "--drop_path_rate", "0")
 
 
 @pytest.mark.slow
@@ -64,7 +66,10 @@ def test_a_run_goes_on_with_another_number_of_processes(
     assert set(run(straight, before)) == {0}
     assert set(run(changed, before, happens("loop.train_step", "SIGTERM", call=16))) == {75}
     assert set(run(changed, after)) == {0}, log_of(changed).read_text()
-    assert f"processes was {before}, is {after}" in log_of(changed).read_text()
+    said = log_of(changed).read_text()
+    assert f"processes was {before}, is {after}" in said
+    assert "BatchNorm sees other batches" in said
+    assert "draw other numbers" not in said  # nothing is drawn by processes in these runs
 
     ledgers = [ledger_of(Path(f"{folder}.ledger")) for folder in (straight, changed)]
     seen = [
@@ -80,6 +85,17 @@ def test_a_run_goes_on_with_another_number_of_processes(
     assert [event["loss"] for event in first] == pytest.approx([event["loss"] for event in second], rel=1e-3)
     weights = [torch.cat([t.flatten() for t in trained(folder).values()]) for folder in (straight, changed)]
     assert float((weights[0] - weights[1]).norm() / weights[0].norm()) < 2e-3
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_with_other_micro_batches_says_what_follows(server: ForkServer, tmp_path: Path):
+    folder = tmp_path / "run"
+    assert server.run(folder, faults=[happens("loop.train_step", "SIGTERM", call=16)]) == 75
+    whole = ("--per_device_train_batch_size", "28", "--gradient_accumulation_steps", "1")
+    assert server.run(folder, *whole) == 0, log_of(folder).read_text()
+    said = log_of(folder).read_text()
+    assert "per_device_train_batch_size was 14, is 28; gradient_accumulation_steps was 2, is 1" in said
+    assert "BatchNorm sees other batches; mixup, drop_path_rate draw other numbers" in said
 
 
 def trained(folder: Path) -> dict[str, torch.Tensor]:

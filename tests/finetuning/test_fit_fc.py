@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 
 from resnet_hub.finetuning.__main__ import main
-from resnet_hub.finetuning.fit_fc import Examples, fit_linear_classifier, minimise
+from resnet_hub.finetuning.fit_fc import PENALTIES, Examples, fit_linear_classifier, minimise
 from resnet_hub.results import RunReport
 
 from .conftest import TINY, events_without_time
@@ -63,6 +63,35 @@ def test_the_penalty_is_the_one_of_lowest_validation_loss(examples):
     assert without.penalty == 1e-3
     loss_at_one_penalty = float(validation.loss(validation.features @ without.weight.T + without.bias))
     assert best_loss <= loss_at_one_penalty + 1e-4  # one path starts cold, the other warm
+
+
+def test_with_class_weights_rare_classes_are_found_more_often():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.cat([torch.zeros(190, dtype=torch.long), torch.ones(10, dtype=torch.long)])
+    features = torch.randn(200, 3, generator=generator).double() + labels[:, None]
+
+    def found(weights: torch.Tensor | None) -> int:
+        train = Examples(features=features, labels=labels, class_weights=weights)
+        fitted = fit_linear_classifier(train, None, num_classes=2)
+        answers = (features @ fitted.weight.T + fitted.bias).argmax(dim=1)
+        return int((answers[labels == 1] == 1).sum())
+
+    assert found(None) < 5
+    assert found(torch.tensor([200 / 380, 10.0]).double()) >= 8
+
+
+def test_all_processes_try_the_same_penalties(examples):
+    """Another process that would go on, or end, makes this one do so too."""
+    train, validation = examples
+    asked: list[bool] = []
+
+    def ends_at_the_third(flag: bool) -> bool:
+        asked.append(flag)
+        return len(asked) == 3
+
+    found = fit_linear_classifier(train, validation, num_classes=4, agree_any=ends_at_the_third)
+    assert len(asked) == 3
+    assert found.penalty in PENALTIES[:3]
 
 
 def test_several_labels_are_fitted_each_on_its_own():

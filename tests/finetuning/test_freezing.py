@@ -43,14 +43,14 @@ def test_stages_learn_one_after_the_other_from_above(tmp_path: Path):
 def test_a_frozen_stage_never_learns_and_an_unfrozen_one_does(tmp_path: Path):
     run, training = prepared(tmp_path / "run", gradual_unfreezing=1, frozen_stages=1, num_train_epochs=3)
     states = [{name: tensor.clone() for name, tensor in training.network.state_dict().items()}]
-    original = run.folder.log
+    original = training.log.add
 
     def note(event: str, **values) -> None:
         if event == "validation":
             states.append({name: tensor.clone() for name, tensor in training.network.state_dict().items()})
         original(event, **values)
 
-    object.__setattr__(run.folder, "log", note)
+    training.log.add = note
     train_epochs(run, training)
     assert [changed_parts(*pair) for pair in pairwise(states)] == [
         {"layer3", "fc"},

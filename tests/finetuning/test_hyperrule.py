@@ -1,10 +1,12 @@
 """The rule decides what the user left open, and only that."""
 
+import math
+
 import pytest
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config import FinetuneConfig
-from resnet_hub.finetuning.hyperrule import complete
+from resnet_hub.finetuning.hyperrule import complete, image_sizes
 
 
 def decide(
@@ -48,12 +50,63 @@ def test_what_the_user_set_stays():
     assert {name: getattr(config, name) for name in chosen} == chosen
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
 def test_the_images_of_a_step_and_the_rate_do_not_depend_on_the_processes(world_size: int):
     config = decide(world_size=world_size)
-    assert config.per_device_train_batch_size is not None
-    assert config.per_device_train_batch_size * world_size == 64
+    assert config.images_per_step == 64
+    assert config.per_device_train_batch_size == math.ceil(64 / world_size)
+    assert config.gradient_accumulation_steps == 1
     assert config.learning_rate == decide().learning_rate
+
+
+@pytest.mark.parametrize(
+    ("options", "metric"),
+    [
+        ({}, "accuracy"),
+        ({"class_weights": "balanced"}, "macro_f1"),
+        ({"class_weights": "balanced", "metric_for_best_model": "loss"}, "loss"),
+        ({"multi_label": True}, "mean_average_precision"),
+    ],
+)
+def test_weights_are_chosen_by_what_the_labels_and_their_weights_ask_for(options: dict, metric: str):
+    assert decide(**options).metric_for_best_model == metric
+
+
+def test_a_metric_that_the_labels_do_not_have_is_refused():
+    with pytest.raises(ConfigError, match="several labels"):
+        decide(metric_for_best_model="mean_average_precision")
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_refused():
+    assert decide(warmup_steps=20, max_train_steps=20).warmup_steps == 20
+    with pytest.raises(ConfigError, match="the run has 20 steps"):
+        decide(warmup_steps=21, max_train_steps=20)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 30])
+def test_the_last_epoch_has_images_of_full_size(epochs: int):
+    sizes = image_sizes(decide(low_resolution_first=True, num_train_epochs=epochs))
+    assert sizes[-1] == 224
+    assert sizes == sorted(sizes)
+
+
+def test_batchnorm_is_taken_anew_where_training_and_evaluation_have_other_sizes():
+    assert decide(low_resolution_first=True).reestimate_batchnorm == 1257
+    assert decide(first_image_size=160).reestimate_batchnorm == 1257
+    assert decide().reestimate_batchnorm == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_train_epochs": 0, "mixup": 0.2, "ema": True}, "--mixup, --ema is for steps"),
+        ({"average_last_epochs": 3, "max_minutes": 5.0}, "which epochs are the last"),
+        ({"average_last_epochs": 3, "early_stopping_epochs": 5}, "which epochs are the last"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options: dict, said: str):
+    with pytest.raises(ConfigError, match=said):
+        FinetuneConfig(**options)
 
 
 def test_narrow_networks_learn_at_a_higher_rate_and_wide_ones_at_the_usual_one():

@@ -52,6 +52,30 @@ def test_binary_cross_entropy_asks_for_each_class_by_itself(logits: Tensor, targ
     torch.testing.assert_close(found, expected)
 
 
+def test_mixed_targets_are_smoothed_like_others(logits: Tensor, targets: Tensor):
+    options = {"loss": "binary_cross_entropy", "label_smoothing": 0.1}
+    mixed = F.one_hot(targets, 5).float()
+    torch.testing.assert_close(
+        loss_of(LABELS, logits, mixed, **options), loss_of(LABELS, logits, targets, **options)
+    )
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_with_balanced_weights_the_best_constant_answer_favours_no_class(loss: str, is_mixed: bool):
+    """Without them it is the share of each class, and rare ones are never answered."""
+    answer = torch.zeros(5, requires_grad=True)
+    targets = torch.from_numpy(LABELS)
+    given = F.one_hot(targets, 5).float() if is_mixed else targets
+    loss_of(LABELS, answer.expand(80, 5), given, loss=loss, class_weights="balanced").backward()
+    assert answer.grad is not None
+    torch.testing.assert_close(answer.grad, answer.grad.mean().expand(5), atol=1e-5, rtol=0)
+    unweighted = torch.zeros(5, requires_grad=True)
+    loss_of(LABELS, unweighted.expand(80, 5), given, loss=loss).backward()
+    assert unweighted.grad is not None
+    assert float(unweighted.grad.max() - unweighted.grad.min()) > 1
+
+
 def test_above_the_threshold_a_mixed_target_is_a_whole_one(logits: Tensor):
     mixed = torch.zeros(7, 5)
     mixed[:, 0], mixed[:, 1] = 0.75, 0.25

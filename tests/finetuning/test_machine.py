@@ -3,16 +3,25 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning import machine as machines
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.cores import available_cores
-from resnet_hub.finetuning.machine import choose_num_workers, has_bf16_units, start_machine
+from resnet_hub.finetuning.float32 import full_float32
+from resnet_hub.finetuning.machine import (
+    _refuse_other_engines,
+    choose_num_workers,
+    has_bf16_units,
+    start_machine,
+)
 
 from .conftest import TINY, finetune_command, run_command
 
@@ -74,3 +83,31 @@ def test_loader_processes_are_the_users_choice_and_none_beside_a_network_on_the_
     machine = start_machine(FinetuneConfig())
     assert choose_num_workers(FinetuneConfig(), machine, 1000) == 0
     assert choose_num_workers(FinetuneConfig(dataloader_num_workers=3), machine, 1000) == 3
+
+
+def test_compiling_by_accelerate_is_refused_before_anything_is_written(tmp_path: Path):
+    """The checkpoints would have other names for the weights, and no run could read them."""
+    command = finetune_command(*TINY, "--output_dir", tmp_path / "run")
+    done = run_command(command, ACCELERATE_DYNAMO_BACKEND="INDUCTOR")
+    assert done.returncode == 2, done.stderr
+    assert "--dynamo_backend no" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("engine", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_engines_that_cut_the_network_up_are_refused(engine: DistributedType):
+    """They need GPUs, so what accelerate says of itself is put here by hand."""
+    accelerator: Any = SimpleNamespace(distributed_type=engine)
+    with pytest.raises(ConfigError, match="accelerate launch --multi_gpu"):
+        _refuse_other_engines(accelerator)
+
+
+def test_full_float32_is_full_and_ends_as_it_began():
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    with full_float32():
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.get_float32_matmul_precision() == "high"
+    assert torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")

@@ -18,10 +18,10 @@ from torch.optim import SGD
 
 from resnet_hub.errors import RunError
 from resnet_hub.finetuning.freezing import train_all_but
-from resnet_hub.finetuning.loop import Progress, Trainer, train_steps
+from resnet_hub.finetuning.loop import Progress, Trainer, _kind, accumulate_gradients, train_steps
 from resnet_hub.finetuning.memory import help_if_out_of_memory, is_out_of_memory
 from resnet_hub.finetuning.preparation import Run
-from resnet_hub.finetuning.state import Training
+from resnet_hub.finetuning.state import Training, save
 
 from .runs import free_port
 from .test_best import prepared
@@ -99,6 +99,40 @@ def test_a_run_that_goes_on_begins_with_the_parts_that_it_had(tmp_path: Path):
     given = limit_images(training.network, 20)
     assert train(training, trainer, Progress(parts=4)).parts == 4
     assert max(given) <= 20
+
+
+def test_uneven_batches_are_done_in_the_same_number_of_parts(tmp_path: Path):
+    """As many on every process: with SyncBatchNorm one that computes a part more would wait for ever."""
+    for images in (63, 64):
+        options = {"images_per_step": images, "per_device_train_batch_size": images}
+        _, training, trainer = begun(tmp_path / str(images), **options)
+        given = limit_images(training.network, BATCH)
+        step = next(training.batches.epoch(0))
+        sizes = torch.tensor(float(images))
+        accumulate_gradients(trainer, step, key=(0, 0, 0), parts=20, num_images=sizes)
+        assert len(given) == 20
+
+
+def test_another_image_size_and_other_stages_that_learn_are_tried_out_anew(tmp_path: Path):
+    _, training, trainer = begun(tmp_path / "run")
+    (step,) = next(training.batches.epoch(0))
+    kinds = []
+    for frozen, images in ((2, step.images), (2, step.images[..., :4, :4]), (0, step.images)):
+        train_all_but(training.network, frozen)
+        kinds.append(_kind(trainer, [step._replace(images=images)]))
+    assert len(set(kinds)) == 3
+
+
+def test_parts_that_were_found_for_other_micro_batches_are_not_kept(tmp_path: Path):
+    run, training = prepared(tmp_path / "run", images_per_step=BATCH, per_device_train_batch_size=BATCH)
+    training.progress.parts = 8
+    training.progress.fc_is_fitted = True
+    save(run, training, must=True)
+    options = {"images_per_step": BATCH}
+    _, again = prepared(tmp_path / "run", per_device_train_batch_size=BATCH, **options)
+    assert again.progress.parts == 8
+    _, smaller = prepared(tmp_path / "run", per_device_train_batch_size=BATCH // 4, **options)
+    assert smaller.progress.parts == 1
 
 
 def test_a_single_image_that_does_not_fit_ends_the_run_with_advice(tmp_path: Path):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from resnet_hub.finetuning.loop import Progress
-from resnet_hub.finetuning.training import _is_better
+from resnet_hub.finetuning.loop import Progress, _is_usable
+from resnet_hub.finetuning.training import is_better
 from resnet_hub.results import Score
 
 from .runs import ForkServer, assert_same_run, log_of
@@ -35,6 +35,22 @@ def test_a_loss_or_gradient_that_is_no_number_stops_the_run_before_the_update_an
         assert not (folder / "export").exists()
     assert server.run(folder) == 0, log_of(folder).read_text()
     assert_same_run(folder, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["NaN loss", "infinite gradient"])
+def test_no_process_updates_its_weights_when_one_of_two_meets_a_nan(
+    where: str, server: ForkServer, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    fault = {"fault": "bad_numbers", "where": where, "step": 9, "rank": 1}
+    processes = server.start_two(folder, faults=[fault])
+    assert [server.wait(process) for process in processes] == [1, 1]
+    said = log_of(folder).read_text()
+    assert said.count("after 9 steps; the weights were not updated") == 2
+    newest = max((folder / "checkpoints").glob("step-*"))
+    assert newest.name <= "step-00000009"
+    assert all(bool(tensor.isfinite().all()) for tensor in load_file(newest / "model.safetensors").values())
 
 
 @pytest.mark.slow
@@ -68,7 +84,7 @@ def score(accuracy: float, loss: float) -> Score:
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "loss", "is_better"),
+    ("accuracy", "loss", "better"),
     [
         (0.6, 9.0, True),
         (0.5, 0.9, True),
@@ -79,10 +95,32 @@ def score(accuracy: float, loss: float) -> Score:
         (0.9, float("inf"), False),
     ],
 )
-def test_the_best_epoch_is_more_accurate_or_as_accurate_with_a_lower_loss(accuracy, loss, is_better):
-    assert _is_better(score(accuracy, loss), Progress(best_accuracy=0.5, best_loss=1.0)) == is_better
+def test_the_best_epoch_is_more_accurate_or_as_accurate_with_a_lower_loss(accuracy, loss, better):
+    assert is_better(score(accuracy, loss), Progress(best_score=0.5, best_loss=1.0), "accuracy") == better
 
 
 def test_a_first_epoch_of_nan_is_not_the_best_so_far():
-    assert not _is_better(score(0.1, float("nan")), Progress())
-    assert _is_better(score(0.0, 5.0), Progress())
+    assert not is_better(score(0.1, float("nan")), Progress(), "accuracy")
+    assert is_better(score(0.0, 5.0), Progress(), "accuracy")
+
+
+def test_a_gradient_that_overflows_in_fp16_again_and_again_is_not_left_out_for_ever():
+    """The scaler leaves out a step whose gradient overflowed, and halves its factor."""
+    weight = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scaler = torch.amp.GradScaler("cpu")
+    left_out = 0
+    while True:
+        scaler.scale(weight.sum() * float("inf")).backward()
+        scaler.unscale_(optimizer)
+        assert weight.grad is not None
+        if not _is_usable(weight.grad.norm(), scaler):
+            break
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        left_out += 1
+    assert 10 < left_out < 40
+    assert float(weight.detach()) == 0.0
+    assert not _is_usable(torch.tensor(float("nan")), None)
+    assert _is_usable(torch.tensor(1.0), None)

@@ -17,7 +17,7 @@ from tests.hub_server.fixtures import child_environment
 from tests.hub_server.server import HubServer
 
 from .conftest import ROOT, TINY, environment, finetune_command
-from .runs import HALF, SMALL, ForkServer, assert_same_run, happens, log_of, saved, wait_until
+from .runs import HALF, SMALL, ForkServer, assert_same_run, happens, is_alive, log_of, saved, wait_until
 
 # Where the signal comes, in which call, and the step of the newest checkpoint then; each goes on from there.
 STATIONS = (
@@ -188,7 +188,7 @@ def test_a_signal_while_a_run_is_published_ends_it_and_the_same_command_publishe
 
     def stop() -> None:
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=10)
+        wait_until(lambda: not is_alive(process.pid), seconds=10)  # its code is for `communicate`, once
 
     hub.fail("POST .*/commit/", meanwhile=stop, drop=not arrives)
     process = psutil.Popen(command, stderr=subprocess.PIPE, env=variables)
