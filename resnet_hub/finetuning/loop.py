@@ -20,6 +20,7 @@ from resnet_hub.finetuning.machine import Machine
 from resnet_hub.finetuning.memory import (
     find_parts,
     help_if_out_of_memory,
+    in_halves,
     norms_at_rest,
     room_for_state,
     statistics_at_rest,
@@ -297,7 +298,7 @@ def compute_split(
     for number, batch in enumerate(batches):
         images = normalized(batch.images, preprocessing, machine)
         with full_float32() if full_precision else machine.accelerator.autocast():
-            outputs.append(compute(images).float())
+            outputs.append(in_halves(compute, images).float())
         indices.append(batch.indices.to(device))
         if number < num_common_batches:
             between_batches()

@@ -39,6 +39,20 @@ def find_parts(
     return parts
 
 
+def in_halves(compute: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """`compute(images)`, in halves, and halves of these, where the device's memory does not suffice.
+
+    For evaluation, in which images do not know of each other and processes do not speak.
+    """
+    try:
+        return compute(images)
+    except RuntimeError as error:
+        if len(images) == 1 or not is_out_of_memory(error):
+            raise
+    _give_back_memory()  # outside of the handler, which still holds what was computed
+    return torch.cat([in_halves(compute, half) for half in images.tensor_split(2)])
+
+
 @contextmanager
 def help_if_out_of_memory(*, num_images: int, parts: int) -> Iterator[None]:
     """Inside, an error of a device that is out of memory becomes one that says what to type next."""
@@ -104,6 +118,10 @@ def _fits(attempt: Callable[[int], None], parts: int) -> bool:
         logger.debug("%d parts do not fit: %s", parts, error)
     else:
         return True
-    if torch.cuda.is_available():  # outside of the handler, which still holds what the attempt had computed
-        torch.cuda.empty_cache()
+    _give_back_memory()  # outside of the handler, which still holds what the attempt had computed
     return False
+
+
+def _give_back_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

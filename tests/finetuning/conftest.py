@@ -78,6 +78,17 @@ def uninterrupted(server: "ForkServer", tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def on_two(server: "ForkServer", tmp_path_factory) -> Path:
+    """The small run on two processes, done in one go."""
+    from .runs import log_of
+
+    folder = tmp_path_factory.mktemp("two") / "run"
+    for process in server.start_two(folder):
+        assert server.wait(process) == 0, log_of(folder).read_text()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory) -> Path:
     """Three classes of small noisy colour images, in class folders of train and validation."""
     root = tmp_path_factory.mktemp("photos")

@@ -129,13 +129,35 @@ def test_whatever_is_forgotten_on_the_way_is_noticed(
         assert_same_run(folder, uninterrupted)
 
 
-@pytest.fixture(scope="module")
-def on_two(server: ForkServer, tmp_path_factory) -> Path:
-    """The small run on two processes, done in one go."""
-    folder = tmp_path_factory.mktemp("two") / "run"
-    for process in server.start_two(folder):
-        assert server.wait(process) == 0, log_of(folder).read_text()
-    return folder
+@pytest.mark.slow
+def test_a_run_that_is_killed_while_it_writes_its_results_leaves_no_halves(
+    server: ForkServer, uninterrupted: Path, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    inside = (":hub.export._check_reads_back", ":hub.export._flush", ":hub.export._flush")
+    for at in ("report.write_predictions", "report.save_folder", *inside, "report.write_page"):
+        code = server.run(folder, faults=[happens(at, "killed")])
+        assert code == -signal.SIGKILL, (at, log_of(folder).read_text())
+    assert any(path.suffix == ".part" for path in folder.iterdir())
+    assert server.run(folder) == 0, log_of(folder).read_text()
+    assert_same_run(folder, uninterrupted)
+    assert files_of(folder) == files_of(uninterrupted)
+
+
+@pytest.mark.slow
+def test_epochs_that_are_shorter_than_their_checkpoints_do_not_all_get_one_but_the_last(
+    server: ForkServer, uninterrupted: Path, tmp_path: Path
+):
+    """Each fsync takes 0.3 seconds here, and an epoch hardly more."""
+    third_save = happens("state.write_checkpoint", "nothing", call=3)
+    slow_disk = {"fault": "slow_disk", "seconds": 0.3}
+    for name, faults in (("slow", [third_save, slow_disk]), ("fast", [third_save])):
+        folder, happened = tmp_path / name, tmp_path / f"{name}.third"
+        rarely = ("--checkpoint_minutes", "10")
+        assert server.run(folder, *rarely, faults=faults, HAPPENED=str(happened)) == 0
+        assert happened.exists() is (name == "fast")
+        assert "step-00000030" in saved(folder)
+        assert_same_run(folder, uninterrupted)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim import SGD
 
 from resnet_hub.errors import RunError
+from resnet_hub.finetuning.evaluation import evaluate
 from resnet_hub.finetuning.freezing import train_all_but
 from resnet_hub.finetuning.loop import Progress, Trainer, _kind, accumulate_gradients, train_steps
 from resnet_hub.finetuning.memory import help_if_out_of_memory, is_out_of_memory
@@ -140,6 +141,19 @@ def test_a_single_image_that_does_not_fit_ends_the_run_with_advice(tmp_path: Pat
     limit_images(training.network, 0)
     with pytest.raises(RunError, match="smaller --image_size"):
         train(training, trainer)
+
+
+def test_an_evaluation_that_does_not_fit_is_done_in_halves_and_answers_the_same(tmp_path: Path):
+    run, training, _ = begun(tmp_path / "run", per_device_eval_batch_size=BATCH)
+    assert run.data.validation is not None
+    expected = evaluate(run, training, run.data.validation, training.network)
+    given = limit_images(training.network, 20)
+    found = evaluate(run, training, run.data.validation, training.network)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert given[:3] == [64, 32, 16]
+    limit_images(training.network, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate(run, training, run.data.validation, training.network)
 
 
 def test_memory_that_runs_out_later_is_said_with_what_to_type():

@@ -54,6 +54,57 @@ def test_a_signal_at_every_station_of_a_run_changes_nothing(
     assert log_of(folder).read_text().count("the same command goes on") == len(STATIONS)
 
 
+# The default: weights in the package, fc fitted first, then all layers.
+BALANCED = (
+    *("--dataset_name", "digits", "--train_split", "all[:240]", "--model", "my_resnet20"),
+    *("--image_size", "8", "--horizontal_flip", "0", "--num_train_epochs", "2", "--mixed_precision", "no"),
+)
+
+
+@pytest.fixture(scope="module")
+def balanced(server: ForkServer, tmp_path_factory) -> Path:
+    """The default recipe, done in one go."""
+    folder = tmp_path_factory.mktemp("balanced") / "run"
+    assert server.run(folder, base=BALANCED) == 0, log_of(folder).read_text()
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("what", "code"), [("SIGTERM", 75), ("killed", -signal.SIGKILL)])
+def test_the_default_recipe_can_be_stopped_and_killed_wherever_it_is(
+    what: str, code: int, server: ForkServer, balanced: Path, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    for at in (
+        "training.reestimate_batchnorm",
+        "training.fit_fc",
+        "features.fit_linear_classifier",
+        "training._validate",
+        "training.save",
+        "loop.train_step",
+    ):
+        assert server.run(folder, base=BALANCED, faults=[happens(at, what)]) == code, (
+            at,
+            log_of(folder).read_text(),
+        )
+    assert server.run(folder, base=BALANCED) == 0, log_of(folder).read_text()
+    assert_same_run(folder, balanced)
+
+
+@pytest.mark.slow
+def test_a_second_signal_while_the_last_checkpoint_is_written_changes_nothing(
+    server: ForkServer, uninterrupted: Path, tmp_path: Path
+):
+    folder, happened = tmp_path / "run", tmp_path / "happened"
+    signals = [happens("loop.train_step", "SIGTERM", call=2), happens("checkpoint.fsync", "SIGTERM", call=3)]
+    rarely = ("--checkpoint_minutes", "10")
+    assert server.run(folder, *rarely, faults=signals, HAPPENED=str(happened)) == 75
+    assert saved(folder) == {"step-00000002"}
+    assert server.run(folder) == 0, log_of(folder).read_text()
+    assert_same_run(folder, uninterrupted)
+
+
 @pytest.mark.slow
 def test_a_second_ctrl_c_ends_a_run_at_once_and_its_checkpoints_stay(
     server: ForkServer, uninterrupted: Path, tmp_path: Path
@@ -115,16 +166,18 @@ def start(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment(ACCELERATE_USE_CPU="true"))
 
 
-# The code of the launcher, which none of these brings back from the process that ended with 75.
+# Launcher: its code, which for none of these is that of the process that ended with 75.
+LAUNCHERS = {
+    "accelerate launch --quiet": -signal.SIGTERM,
+    "torchrun --standalone --nproc_per_node 2": 1,
+}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    ("launcher", "code"),
-    [("accelerate launch --quiet", -signal.SIGTERM), ("torchrun --standalone --nproc_per_node 2", 1)],
-    ids=["accelerate", "torchrun"],
-)
+@pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda launcher: launcher.split()[0])
 def test_a_signal_to_another_launcher_alone_saves_too(
-    launcher: str, code: int, server: ForkServer, uninterrupted: Path, tmp_path: Path
+    launcher: str, server: ForkServer, uninterrupted: Path, on_two: Path, tmp_path: Path
 ):
     folder, processes = tmp_path / "run", 2 if "torchrun" in launcher else 1
     command = [*launch(launcher), *SMALL, *(HALF if processes == 2 else ()), "--output_dir", str(folder)]
@@ -137,7 +190,7 @@ def test_a_signal_to_another_launcher_alone_saves_too(
     assert alive == []
     assert len(children) == processes
     assert time.monotonic() - sent < 10
-    assert launched.wait(timeout=30) == code, log_of(folder).read_text()
+    assert launched.wait(timeout=30) == LAUNCHERS[launcher], log_of(folder).read_text()
     assert "the same command goes on" in log_of(folder).read_text()
     if processes == 1:
         assert server.run(folder) == 0, log_of(folder).read_text()
@@ -145,6 +198,7 @@ def test_a_signal_to_another_launcher_alone_saves_too(
     else:
         codes = [server.wait(process) for process in server.start_two(folder)]
         assert codes == [0, 0], log_of(folder).read_text()
+        assert_same_run(folder, on_two)
     assert (RunReport.load(folder / "report.json").resumed_from_step or 0) > 0
 
 
