@@ -100,6 +100,8 @@ def _train_epoch(run: Run, training: Training, epoch: int) -> None:
     first_step = progress.step - epoch * run.plan.steps_per_epoch
     if progress.step >= run.total_steps:  # resumed between the last step and its validation
         return
+    if progress.step == 0:
+        progress.seconds_before_steps = progress.seconds
     if first_step == 0:
         progress.schedule_epoch = _schedule_epoch(run, training, epoch)
     train_all_but(training.network, num_frozen_stages(config, training.network, progress.schedule_epoch))
@@ -126,8 +128,6 @@ def _train_epoch(run: Run, training: Training, epoch: int) -> None:
 def _schedule_epoch(run: Run, training: Training, epoch: int) -> int:
     """The epoch whose images and stages an epoch has: a later one where the time limit runs faster."""
     assert run.config.num_train_epochs is not None
-    if epoch == 0:
-        training.progress.seconds_before_steps = training.progress.seconds
     by_time = int(training.trainer.share_of_time(training.progress) * run.config.num_train_epochs)
     return max(epoch, min(by_time, run.config.num_train_epochs - 1))
 
