@@ -142,7 +142,7 @@ def last_state(folder: Path) -> dict[str, Any]:
     """Digests of the tensors in the newest checkpoint, and its progress without times."""
     newest = _newest_first(folder / "checkpoints")[0]
     progress = json.loads((newest / "values.json").read_text())["progress"]
-    timed = {"seconds", "station_seconds"}
+    timed = {"seconds", "seconds_before_steps", "station_seconds"}
     return {path.name: sha256(path) for path in newest.glob("*.safetensors")} | {
         name: value for name, value in progress.items() if name not in timed
     }

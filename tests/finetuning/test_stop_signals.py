@@ -80,8 +80,8 @@ def test_the_default_recipe_can_be_stopped_and_killed_wherever_it_is(
         "training.reestimate_batchnorm",
         "training.fit_fc",
         "features.fit_linear_classifier",
-        "training._validate",
         "training.save",
+        "training._validate",
         "loop.train_step",
     ):
         assert server.run(folder, base=BALANCED, faults=[happens(at, what)]) == code, (
