@@ -28,7 +28,7 @@ def test_the_first_losses_are_those_on_record(uninterrupted: Path):
     record = json.loads(GOLDEN.read_text())
     minor = ".".join(torch.__version__.split(".")[:2])
     newest = max(record, key=lambda name: tuple(map(int, name.split("."))))
-    expected, rel = (record[minor], 1e-5) if minor in record else (record[newest], 1e-3)
+    expected, rel = (record[minor], 1e-4) if minor in record else (record[newest], 1e-3)
     assert len(expected) == 20
     assert losses_of(uninterrupted.with_name("ledger"))[:20] == pytest.approx(expected, rel=rel)
 
