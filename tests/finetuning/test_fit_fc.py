@@ -1,5 +1,7 @@
 """fc fitted on frozen features: the solution of scikit-learn, and a better start than a random one."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -159,3 +161,13 @@ def test_quick_from_random_weights_is_refused(tmp_path, capsys):
         main([*TINY, "--recipe", "quick", "--output_dir", str(tmp_path / "run")])
     assert stopped.value.code == 2
     assert "features of pretrained weights" in " ".join(capsys.readouterr().err.split())
+
+
+def test_features_that_memory_does_not_hold_are_refused_with_ways_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=100_000))
+    folder = tmp_path / "run"
+    assert main([*DIGITS, "--model", "my_resnet20", "--recipe", "quick", "--output_dir", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert "features of 1,257 images" in said
+    assert "--fit_fc_first False" in said
+    assert not folder.exists()
