@@ -6,11 +6,11 @@
 
 Everything measured is a process of its own, started as a user starts it: `recipes/finetune.py` here,
 `recipes/plain_loops.py` for the others. A round starts each of them once, each time with another first, on
-the same images and for as many epochs; ratios are of the same round. The batch is 64, and 8 where
-transformers is as it comes. Seconds of an epoch are those from the end of one validation to the end of the
-next, with loading, validation and, here, checkpoints; the first epoch, in which things warm up, is left to
-the seconds of the whole process. Seconds of training are the mean of all epochs, without validation. With
-`--json` a measurement of speed goes on with the rounds that are in the file, so it can be made in parts.
+the same images and for as many epochs; ratios are of the same round. The batch is 64 if no other is named,
+and 8 where transformers is as it comes. Seconds of an epoch are those from the end of one validation to the
+end of the next, with loading, validation and, here, checkpoints; the first epoch, in which things warm up, is
+left to the seconds of the whole process. Seconds of training are the mean of all epochs, without validation.
+With `--json` a measurement of speed goes on with the rounds that are in the file, so it can be made in parts.
 
 The images are JPEGs: drawn signs (formula_images.py) on noise of all scales. Those of speed have 500x375
 pixels, as in ImageNet; those of accuracy, which a network of 32 px gets, 128x96.
@@ -31,24 +31,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from benchmark_data import make_photo
 from formula_images import FormulaImages
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from PIL import Image
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT, SIGN = 500, 375, 288
 MIRRORED = 0.5  # share of the signs that are seen from their other side: every loop mirrors images
-FIRST_VALIDATION_IMAGE = 2**20  # their numbers start here, so that more training images change none of them
+# Numbers of the first images of each split: far apart, so that more training images change no others.
+FIRST = {"train": 0, "validation": 2**20}
 
 OURS = "resnet_hub"
-# Name: flags of plain_loops.py. One loader process is timm's default.
+# Name: flags of plain_loops.py. One loader process is timm's default; beside a GPU all cores load.
+WORKERS = str(os.cpu_count() if torch.cuda.is_available() else 1)
 PEERS: dict[str, list[str]] = {
     "timm": ["timm"],
-    "timm_best": ["timm", "--best_flags", "--workers", "1"],
+    "timm_best": ["timm", "--best_flags", "--workers", WORKERS],
     "transformers": ["transformers"],
-    "transformers_best": ["transformers", "--best_flags", "--workers", "1", "--batch_size", "64"],
+    "transformers_best": ["transformers", "--best_flags", "--workers", WORKERS],
 }
+SMALL_BATCHES = ("transformers",)  # as it comes: its own default
 # Name: preset, and the share of the loops' epochs that it gets where it does not decide itself.
 PRESETS: dict[str, tuple[str, float | None]] = {
     "quick": ("quick", None),
@@ -98,6 +103,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--train_images", type=int, help="256; in accuracy 1024")
     parser.add_argument("--validation_images", type=int, help="64; in accuracy 512")
     parser.add_argument("--width", type=int, help="of the JPEGs, 4:3: 500; in accuracy 128")
+    parser.add_argument("--batch_size", type=int, default=64, help="of speed, and of the loops in accuracy")
     parser.add_argument("--data", type=Path, help="folder that keeps the images for the next time")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     options = parser.parse_args(arguments)
@@ -145,13 +151,18 @@ def make_images(folder: Path, options: argparse.Namespace) -> None:
     ]
     signs = FormulaImages(num_categories=options.classes, image_size=SIGN, seed=2026)
     size = (options.width, options.width * HEIGHT // WIDTH)
-    for split, first in (("train", 0), ("validation", FIRST_VALIDATION_IMAGE)):
-        for number in range(wanted[split]):
+
+    def make(images: list[tuple[str, int]]) -> None:
+        for split, number in images:
             category = number % options.classes
             path = folder / split / f"sign{category:02d}" / f"{number:05d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            photo = photo_of_sign(papers, signs, category, first + number)
+            photo = photo_of_sign(papers, signs, category, FIRST[split] + number)
             photo.resize(size, Image.Resampling.LANCZOS).save(path, quality=90)
+
+    images = [(split, number) for split in FIRST for number in range(wanted[split])]
+    num_cores = os.cpu_count() or 1
+    Parallel(n_jobs=num_cores)(delayed(make)(images[first::num_cores]) for first in range(num_cores))
     made.write_text(json.dumps(wanted), encoding="utf-8")
 
 
@@ -182,7 +193,7 @@ def measure_speed(options: argparse.Namespace, data: Path, scratch: Path) -> Res
             if name == OURS:
                 measured = run_ours(options, data, scratch, "--recipe", "balanced", seed=number)
             else:
-                measured = run_peer(options, data, scratch, PEERS[name], seed=number)
+                measured = run_peer(options, data, scratch, flags_of_peer(name, options), seed=number)
             found[name] = measured | speeds(measured, options)
             print(f"round {number + 1}  {name:<18} {speed_line(found[name])}", flush=True)
         rounds.append(found)
@@ -195,7 +206,7 @@ def earlier_rounds(options: argparse.Namespace) -> list[dict[str, Result]]:
     if options.json is None or not options.json.exists():
         return []
     record = json.loads(options.json.read_text(encoding="utf-8"))
-    names = ("mode", "classes", *DEFAULTS["speed"])
+    names = ("mode", "classes", "batch_size", *DEFAULTS["speed"])
     if any(record["options"][name] != str(getattr(options, name)) for name in names):
         raise SystemExit(f"{options.json} holds another measurement. Name another --json.")
     return record["rounds"]
@@ -245,7 +256,7 @@ def speed_line(found: Result) -> str:
 def measure_accuracy(options: argparse.Namespace, data: Path, scratch: Path) -> Result:
     """Presets beside the full schedule of the plain loops: accuracy, and seconds to the same accuracy."""
     peers = {
-        f"{name} {rate:g}": [*PEERS[name], "--pretrained", "--learning_rate", f"{rate}"]
+        f"{name} {rate:g}": [*flags_of_peer(name, options), "--pretrained", "--learning_rate", f"{rate}"]
         for name in ("timm_best", "transformers_best")
         for rate in options.learning_rates
     }
@@ -284,6 +295,11 @@ def measure_accuracy(options: argparse.Namespace, data: Path, scratch: Path) -> 
         reached = (f"{library} {listed(values)}" for library, values in shares[name].items())
         print(f"{name:<24} {accuracy:>22} {seconds:>25}  {'  '.join(reached)}")
     return {"results": results, "shares_of_time": shares}
+
+
+def flags_of_peer(name: str, options: argparse.Namespace) -> list[str]:
+    """The flags of one of PEERS."""
+    return [*PEERS[name]] + ([] if name in SMALL_BATCHES else ["--batch_size", f"{options.batch_size}"])
 
 
 def flags_of(name: str, options: argparse.Namespace) -> list[Any]:
@@ -332,7 +348,7 @@ def run_ours(options: argparse.Namespace, data: Path, scratch: Path, *flags: Any
         command += [
             "--no_pretrained",
             "--per_device_train_batch_size",
-            64,
+            options.batch_size,
             "--num_train_epochs",
             options.epochs,
         ]

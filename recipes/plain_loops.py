@@ -2,8 +2,8 @@
 
     python recipes/plain_loops.py timm --train_dir a/train --validation_dir a/validation --output timm.json
 
-Each loop has the defaults of its library; `--best_flags` adds what makes it faster on a CPU. Neither keeps
-checkpoints, measures more than accuracy or writes a report.
+Each loop has the defaults of its library and runs on a GPU if there is one; `--best_flags` adds what makes
+it faster. Neither keeps checkpoints, measures more than accuracy or writes a report.
 """
 
 import argparse
@@ -58,12 +58,14 @@ def main() -> None:
 def train_with_timm(options: argparse.Namespace) -> list[Epoch]:
     """The loop of timm's train.py, without what it is not asked for."""
     random_seed(options.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     datasets = {
         "train": create_dataset("", root=str(options.train_dir), is_training=True),
         "validation": create_dataset("", root=str(options.validation_dir), is_training=False),
     }
     num_classes = len(datasets["train"].reader.class_to_idx)
     model = timm.create_model(options.model, pretrained=options.pretrained, num_classes=num_classes)
+    model = model.to(device)
     if options.best_flags:
         model = model.to(memory_format=torch.channels_last)
     config = resolve_data_config({"input_size": (3, options.image_size, options.image_size)}, model=model)
@@ -74,7 +76,7 @@ def train_with_timm(options: argparse.Namespace) -> list[Epoch]:
         "mean": config["mean"],
         "std": config["std"],
         "crop_pct": config["crop_pct"],
-        "device": torch.device("cpu"),
+        "device": device,
     }
     if options.workers is not None:
         shared |= {"num_workers": options.workers, "persistent_workers": options.workers > 0}
@@ -88,7 +90,7 @@ def train_with_timm(options: argparse.Namespace) -> list[Epoch]:
     def forward(images: Tensor) -> Tensor:
         if options.best_flags:
             images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.best_flags):
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.best_flags):
             return model(images)
 
     def train_epoch(epoch: int) -> None:
@@ -147,7 +149,7 @@ def train_with_transformers(options: argparse.Namespace) -> list[Epoch]:
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
-            use_cpu=True,
+            use_cpu=not torch.cuda.is_available(),
             num_train_epochs=options.epochs,
             eval_strategy="epoch",
             save_strategy="no",

@@ -6,7 +6,7 @@ transform is timm's own. Only the last step waits: images stay uint8 until they 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -94,10 +94,8 @@ class Preprocessing:
 
         The arithmetic is float32 whatever `dtype` comes out; the memory format is kept.
         """
-        scale = torch.tensor([1 / (255 * std) for std in self.std], device=images.device)
-        offset = torch.tensor(
-            [mean / std for mean, std in zip(self.mean, self.std, strict=True)], device=images.device
-        )
+        constants = _constants if images.device.type == "cpu" else _kept_constants
+        scale, offset = constants(self.mean, self.std, images.device)
         if not images.is_contiguous(memory_format=torch.channels_last):
             # In place on a float copy: uint8 times float32 is ten times as slow on a CPU.
             return images.float().mul_(scale.view(-1, 1, 1)).sub_(offset.view(-1, 1, 1)).to(dtype)
@@ -125,6 +123,24 @@ def _input_channels(model: nn.Module) -> int:
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     color_mode(first.in_channels)  # refuses other numbers
     return first.in_channels
+
+
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What pixels are multiplied by and what is taken away then, each (channels,)."""
+    scale = torch.tensor([1 / (255 * deviation) for deviation in std], device=device)
+    offset = [average / deviation for average, deviation in zip(mean, std, strict=True)]
+    return scale, torch.tensor(offset, device=device)
+
+
+@cache
+def _kept_constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The same, kept: to send them anew makes the program wait for all that a GPU has to do before."""
+    with torch.inference_mode(False):  # they may be asked for again where gradients are taken
+        return _constants(mean, std, device)
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:

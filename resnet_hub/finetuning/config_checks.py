@@ -94,6 +94,7 @@ _OF_STEPS: dict[str, Any] = {
     "low_resolution_first": False,
     "early_stopping_epochs": None,
     "gradient_checkpointing": False,
+    "torch_compile": False,
 }
 
 

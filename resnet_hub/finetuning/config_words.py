@@ -34,6 +34,7 @@ def unusual_options(config: FinetuneConfig) -> list[str]:
         f"mixup {config.mixup}": config.mixup,
         f"CutMix {config.cutmix}": config.cutmix,
         "gradient checkpointing": config.gradient_checkpointing,
+        "compiled": config.torch_compile,
         f"{config.frozen_stages} stages frozen": config.frozen_stages,
         f"one more stage learns every {config.gradual_unfreezing} epochs": config.gradual_unfreezing,
         f"teacher {config.teacher_model} with weight {config.distillation_weight}": config.teacher_model,

@@ -3,9 +3,10 @@
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from resnet_hub.finetuning.keys import random_key
 from resnet_hub.finetuning.loader import Batch
 from resnet_hub.finetuning.losses import LossFunction, distillation_loss
 from resnet_hub.finetuning.machine import Machine
+from resnet_hub.finetuning.measured import Measured, left_out_unless_finite
 from resnet_hub.finetuning.memory import (
     find_parts,
     help_if_out_of_memory,
@@ -79,6 +81,8 @@ class Trainer:
 
     model: nn.Module
     """As accelerate prepared it."""
+    compiled: Callable[[Tensor], Tensor] | None = None
+    """The same network, compiled, for the steps of training."""
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     loss_function: LossFunction
@@ -93,6 +97,10 @@ class Trainer:
     """Logits (batch, classes) of the network that this one learns from."""
     distillation_weight: float = 0.0
     distillation_temperature: float = 1.0
+    reads_late: bool = False
+    """Whether what a step measured is read when the next one is under way: see `measured.py`."""
+    unread: deque[Measured] = field(default_factory=deque)
+    """What was measured and not read yet."""
     recomputes: bool = False
     """Whether the backward pass computes features again (gradient checkpointing)."""
     finds_parts: bool = False
@@ -118,8 +126,10 @@ def train_steps(
     """Train on the given steps of an epoch, yielding what was measured after each of them.
 
     The caller has put the network into training, and decides between two steps whether to log, to save or to
-    stop. Raises TrainingDivergedError before an update that would put NaN into the weights.
+    stop. The loss is that of the step before where steps are read late, and `settle` reads the rest. Raises
+    TrainingDivergedError, and leaves out the update, if it would put NaN into the weights.
     """
+    loss: float | None = None
     started = time.monotonic()
     trainer.stopwatch.start()
     for micro_batches in steps:
@@ -131,9 +141,10 @@ def train_steps(
         rate = trainer.schedule.rate(progress.step, share_of_time=trainer.share_of_time(progress))
         set_rate(trainer.optimizer, rate)
         with help_if_out_of_memory(num_images=len(micro_batches[0].labels), parts=progress.parts):
-            loss, num_images = train_step(trainer, micro_batches, key=key, parts=progress.parts)
+            train_step(trainer, micro_batches, key=key, parts=progress.parts)
         progress.step += 1
-        progress.images += num_images
+        settle(trainer, progress, but_last=trainer.reads_late and loss is not None)
+        loss = progress.recent_losses[-1] if progress.recent_losses else loss
         now = time.monotonic()
         progress.seconds += now - started
         yield {"loss": loss, "learning_rate": rate, "seconds": now - started, "waited_for_data": waited}
@@ -141,43 +152,64 @@ def train_steps(
         trainer.stopwatch.start()
 
 
+def settle(trainer: Trainer, progress: Progress, *, but_last: bool = False) -> None:
+    """Enter into `progress` what steps have measured, if asked without the last one.
+
+    Raises TrainingDivergedError if the loss or the gradient of one was no number.
+    """
+    while len(trainer.unread) > but_last:
+        measured = trainer.unread.popleft()
+        loss, norm, num_images = measured.read()
+        if trainer.reads_late:
+            _check(trainer, measured.step, loss=loss, norm=norm)
+        progress.recent_losses.append(loss)
+        progress.images += num_images
+
+
 def train_step(
     trainer: Trainer, micro_batches: list[Batch], *, key: tuple[int, int, int], parts: int = 1
-) -> tuple[float, int]:
-    """Do one optimizer step; returns the mean loss and the number of images, over all processes.
+) -> None:
+    """Do one optimizer step, and leave what it measures over all processes to `settle`.
 
     The loss is the sum over this process's images divided by the images of all processes and micro-batches,
     so that the gradient is the mean over the global batch however it is split, and uneven splits are exact.
     """
     machine = trainer.machine
     device = machine.accelerator.device
-    counts = torch.tensor([float(sum(len(batch.labels) for batch in micro_batches))], device=device)
+    counts = torch.full((1,), float(sum(len(batch.labels) for batch in micro_batches)), device=device)
     num_images = machine.total(counts)
     total = accumulate_gradients(trainer, micro_batches, key=key, parts=parts, num_images=num_images)
-    mean_loss = float(machine.total(total))
-    norm = machine.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.max_grad_norm or math.inf)
-    if not (math.isfinite(mean_loss) and _is_usable(norm, machine.accelerator.scaler)):
-        raise TrainingDivergedError(
-            f"The loss is {mean_loss} and the norm of its gradient {norm} after {key[2]} steps; the weights "
-            f"were not updated with it. "
-            f"Start again with a lower --learning_rate than "
-            f"{trainer.optimizer.param_groups[0]['lr']:.2g}, or with --max_grad_norm 1."
-        )
-    trainer.optimizer.step()
+    clipped_to = trainer.max_grad_norm or math.inf
+    norm = cast(Tensor, machine.accelerator.clip_grad_norm_(trainer.model.parameters(), clipped_to))
+    values = torch.cat([machine.total(total), norm.reshape(1), num_images])
+    measured = Measured(key[2], values)
+    if not trainer.reads_late:
+        loss, norm_here, _ = measured.read()
+        _check(trainer, measured.step, loss=loss, norm=norm_here)
+    with left_out_unless_finite(trainer.optimizer, values) if trainer.reads_late else nullcontext():
+        trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.unread.append(measured)
     trainer.stopwatch.lap(OPTIMIZER)
-    return mean_loss, int(num_images.item())
 
 
-def _is_usable(norm: Any, scaler: torch.amp.GradScaler | None) -> bool:
+def _check(trainer: Trainer, step: int, *, loss: float, norm: float) -> None:
+    if math.isfinite(loss) and _is_usable(norm, trainer.machine.accelerator.scaler):
+        return
+    raise TrainingDivergedError(
+        f"The loss is {loss} and the norm of its gradient {norm} after {step} steps; the weights were not "
+        f"updated with it. Start again with a lower --learning_rate than "
+        f"{trainer.optimizer.param_groups[0]['lr']:.2g}, or with --max_grad_norm 1."
+    )
+
+
+def _is_usable(norm: float, scaler: torch.amp.GradScaler | None) -> bool:
     """Whether a gradient of this norm may be used, or is left out by the scaler of fp16.
 
     With fp16 a gradient overflows now and then; the scaler leaves such a step out and halves its factor. One
     that has become tiny says that the gradient itself is no number.
     """
-    if bool(torch.as_tensor(norm).isfinite()):
-        return True
-    return scaler is not None and scaler.get_scale() > _SMALLEST_SCALE
+    return math.isfinite(norm) or (scaler is not None and scaler.get_scale() > _SMALLEST_SCALE)
 
 
 def accumulate_gradients(
@@ -219,7 +251,8 @@ def accumulate_gradients(
 
 def _loss(trainer: Trainer, images: Tensor, targets: Tensor) -> Tensor:
     """The loss summed over the images, in part that of not answering as the teacher does."""
-    logits = trainer.model(images).float()
+    network = trainer.model if trainer.compiled is None else trainer.compiled
+    logits = network(images).float()
     loss = trainer.loss_function(logits, targets)
     if trainer.ask_teacher is None:
         return loss
@@ -240,13 +273,15 @@ def _make_it_fit(
 ) -> None:
     """Find the number of parts in which a step fits on every process, by doing it without an update."""
     model, optimizer = trainer.model, trainer.optimizer
+    # Compiling would count BatchNorm at rest as another network, and what is compiled needs no more memory.
+    plain = replace(trainer, compiled=None)
 
     def attempt(parts: int) -> None:
         ones = torch.ones(1, device=trainer.machine.accelerator.device)
         room = room_for_state(optimizer)
         try:
             accumulate_gradients(
-                trainer, micro_batches, key=key, parts=parts, num_images=ones, synchronise=False
+                plain, micro_batches, key=key, parts=parts, num_images=ones, synchronise=False
             )
         finally:
             optimizer.zero_grad(set_to_none=True)
@@ -310,7 +345,7 @@ def compute_split(
 
 def _to_device(trainer: Trainer, batch: Batch, *, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     images = normalized(batch.images, trainer.preprocessing, trainer.machine)
-    targets = batch.labels.to(images.device, non_blocking=True)
+    targets = trainer.machine.send(batch.labels)
     if trainer.mix is None:
         return images, targets
     generator = torch.Generator().manual_seed(random_key(*key, trainer.machine.rank))
@@ -319,8 +354,7 @@ def _to_device(trainer: Trainer, batch: Batch, *, key: tuple[int, ...]) -> tuple
 
 def normalized(images: Tensor, preprocessing: Preprocessing, machine: Machine) -> Tensor:
     """The images as the network takes them, on its device, from uint8."""
-    on_device = images.to(machine.accelerator.device, non_blocking=True)
-    return preprocessing.normalize(on_device).contiguous(memory_format=machine.memory_format)
+    return preprocessing.normalize(machine.send(images)).contiguous(memory_format=machine.memory_format)
 
 
 def _gather_uneven(rows: Tensor, machine: Machine) -> Tensor:

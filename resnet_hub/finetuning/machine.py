@@ -4,6 +4,7 @@ import logging
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -78,6 +79,18 @@ class Machine:
             "sync_batchnorm": self.sync_batchnorm,
         }
 
+    def send(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device; a GPU copies it while it computes what it was given before."""
+        device = self.accelerator.device
+        if device.type != "cuda":
+            return tensor.to(device)
+        copying, computing = _copy_stream(device), torch.cuda.current_stream(device)
+        with torch.cuda.stream(copying):
+            there = tensor.to(device, non_blocking=True)
+        computing.wait_stream(copying)
+        there.record_stream(computing)  # its memory is not given away before that has used it
+        return there
+
     def total(self, values: Tensor) -> Tensor:
         """The sum over all processes; every process has to ask."""
         if self.world_size == 1:
@@ -94,6 +107,11 @@ class Machine:
     def agree_any(self, flag: bool) -> bool:
         """Whether the flag is set on any process; every process has to ask."""
         return self.largest(float(flag)) > 0
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def start_machine(config: FinetuneConfig) -> Machine:
@@ -172,9 +190,9 @@ def _refuse_other_engines(accelerator: Accelerator) -> None:
     compiler = DynamoBackend.NO if plugin is None else plugin.backend
     if compiler != DynamoBackend.NO:
         raise ConfigError(
-            f"accelerate is set to compile with {compiler.value.lower()}, which runs here do not do: their "
-            f"checkpoints know the network as it is. Type `--dynamo_backend no` after `accelerate launch`, "
-            f"or set it so in `accelerate config`."
+            f"accelerate is set to compile with {compiler.value.lower()}, and checkpoints here know the "
+            f"network as it is. Type `--dynamo_backend no` after `accelerate launch`, or set it so in "
+            f"`accelerate config`, and --torch_compile after the recipe."
         )
 
 

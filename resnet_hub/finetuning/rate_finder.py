@@ -141,7 +141,7 @@ class _Growing(Schedule):
 def _train_with_growing_rate(run: Run, training: Training) -> Iterator[dict[str, Any]]:
     """What is measured after each step."""
     growing = _Growing(peak_rate=HIGHEST_RATE, warmup_steps=0, total_steps=NUM_STEPS)
-    trainer = replace(training.trainer, schedule=growing, max_seconds=None)
+    trainer = replace(training.trainer, schedule=growing, max_seconds=None, reads_late=False)
     progress = Progress()
     train_all_but(training.network, num_frozen_stages(run.config, training.network, 0))
     for epoch in count():

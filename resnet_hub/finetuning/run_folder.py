@@ -51,6 +51,7 @@ _FREE_TO_CHANGE = frozenset(
         "report_to",
         "resume",
         "sync_batchnorm",
+        "torch_compile",
     }
 )
 

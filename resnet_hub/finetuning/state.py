@@ -4,6 +4,7 @@ import logging
 import time
 from dataclasses import asdict, dataclass, field
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -24,8 +25,9 @@ from resnet_hub.finetuning.event_log import ENVELOPE, EventLog
 from resnet_hub.finetuning.freezing import train_all_but
 from resnet_hub.finetuning.left_out import all_left_out
 from resnet_hub.finetuning.loader import CopiedImages, TrainBatches
-from resnet_hub.finetuning.loop import Progress, Trainer
+from resnet_hub.finetuning.loop import Progress, Trainer, settle
 from resnet_hub.finetuning.losses import make_loss_function
+from resnet_hub.finetuning.measured import can_be_read_late
 from resnet_hub.finetuning.optim import Schedule, make_optimizer
 from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.run_folder import BATCHES
@@ -124,6 +126,7 @@ def save_epoch(run: Run, training: Training, *, is_last: bool) -> None:
 
 def save(run: Run, training: Training, *, must: bool = False) -> None:
     """Write a checkpoint; unless it `must` be written, a full disk is no reason to stop."""
+    settle(training.trainer, training.progress)
     training.last_saved = time.monotonic()
     stopwatch = training.trainer.stopwatch
     stopwatch.start()
@@ -289,6 +292,8 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
     model, optimizer = run.machine.accelerator.prepare(network, optimizer)
     return Trainer(
         model=model,
+        # Sizes are few: a form for each is faster than one for all.
+        compiled=torch.compile(model, dynamic=False) if config.torch_compile else None,
         optimizer=optimizer,
         schedule=Schedule(
             peak_rate=config.learning_rate, warmup_steps=config.warmup_steps, total_steps=run.total_steps
@@ -309,6 +314,7 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
         ask_teacher=run.teacher,
         distillation_weight=config.distillation_weight,
         distillation_temperature=config.distillation_temperature,
+        reads_late=can_be_read_late(optimizer, run.machine.accelerator),
         recomputes=config.gradient_checkpointing,
         finds_parts=run.machine.accelerator.device.type == "cuda",
     )

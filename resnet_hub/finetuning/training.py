@@ -21,7 +21,7 @@ from resnet_hub.finetuning.features import FittedFc, fit_fc
 from resnet_hub.finetuning.freezing import num_frozen_stages, train_all_but
 from resnet_hub.finetuning.hyperrule import BATCHNORM_IMAGES, settling_epochs
 from resnet_hub.finetuning.left_out import LeftOut
-from resnet_hub.finetuning.loop import Progress, train_steps
+from resnet_hub.finetuning.loop import Progress, settle, train_steps
 from resnet_hub.finetuning.metrics import score_predictions
 from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.state import Training, fc_is_to_be_fitted, make_train_batches, save, save_epoch
@@ -112,10 +112,10 @@ def _train_epoch(run: Run, training: Training, epoch: int) -> None:
         left_out.settle(step=progress.step - 1 - epoch * run.plan.steps_per_epoch)
         if training.average is not None:
             training.average.after_step(training.network, progress.step)
-        progress.recent_losses.append(measured["loss"])
         rate = run.plan.global_batch_size / measured["seconds"]
         run.display.step(progress.step, total=run.total_steps, loss=measured["loss"], images_per_second=rate)
         if progress.step % STEPS_BETWEEN_EVENTS == 0:
+            settle(training.trainer, progress)
             _log(run, training, "train", measured | {"loss": fmean(progress.recent_losses)})
             progress.recent_losses.clear()
         run.stop_if_asked(lambda: save(run, training, must=True))
@@ -123,6 +123,7 @@ def _train_epoch(run: Run, training: Training, epoch: int) -> None:
             save(run, training)
         if progress.step == run.total_steps or _is_time_up(training):
             break
+    settle(training.trainer, progress)
 
 
 def _schedule_epoch(run: Run, training: Training, epoch: int) -> int:
