@@ -3,6 +3,7 @@
 #   make test         style, types and the tests that take seconds
 #   make test-slow    the tests that take minutes
 #   make test-family  timm's own tests and the twins' gradients over the whole family, ten minutes
+#   make test-gpu     what only a GPU shows, on a machine that has one
 #   make format       rewrite the sources in the agreed style
 # VENV=dir puts the virtual environment elsewhere, PYTHON=python3.12 chooses the interpreter.
 
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 # A test process per core with one thread each: two that each use both cores wait for each other most of the time.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses logical --dist worksteal
 
-.PHONY: finetune test test-slow test-family browser format
+.PHONY: finetune test test-slow test-family test-gpu browser format
 .DELETE_ON_ERROR:
 
 finetune: $(VENV)/.finetune-installed
@@ -24,13 +25,16 @@ test: $(VENV)/.test-installed browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(PYTEST) -m "not slow and not family"
+	$(PYTEST) -m "not slow and not family and not gpu"
 
 test-slow: $(VENV)/.test-installed browser
 	$(PYTEST) -m slow
 
 test-family: $(VENV)/.test-installed
 	$(PYTEST) -m family
+
+test-gpu: $(VENV)/.test-installed
+	RESNET_HUB_TEST_GPU=1 $(BIN)/python -m pytest -m gpu --verbose
 
 # The tests of pages need a browser and are skipped without one, so this tries, quietly, and never fails.
 browser:

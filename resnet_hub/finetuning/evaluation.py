@@ -1,6 +1,6 @@
 """What the network makes of a split: each image once, however many processes share the work."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 import torch
@@ -12,12 +12,14 @@ from resnet_hub.finetuning.augment import EvaluationTransform
 from resnet_hub.finetuning.data import Split
 from resnet_hub.finetuning.freezing import num_frozen_stages, set_modes
 from resnet_hub.finetuning.keys import random_key
-from resnet_hub.finetuning.loader import Batch, TrainBatches, evaluation_batches
+from resnet_hub.finetuning.loader import Batch, TrainBatches, ViewBatches, evaluation_batches
 from resnet_hub.finetuning.loop import compute_split, normalized
 from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.sampler import part
 from resnet_hub.finetuning.state import Training, save
 from resnet_hub.finetuning.stopwatch import EVALUATION
+
+_STATISTICS_WORKERS = 4
 
 
 def evaluate(
@@ -32,7 +34,7 @@ def evaluate(
     before_stop = None if full_precision else lambda: save(run, training, must=True)
     logits = compute_split(
         network,
-        validation_batches(run, split, num_workers=0 if _is_kept(run, split) else run.num_workers),
+        _batches(run, split),
         num_outputs=len(run.data.class_names),
         num_images=len(split),
         batch_size=_batch_size(run),
@@ -73,18 +75,8 @@ def reestimate_batchnorm(
     if not norms:
         return
     num_steps = -(-num_images // run.plan.global_batch_size)
-    batches = TrainBatches(
-        run.data.train,
-        [EvaluationTransform(run.preprocessing)],
-        run.plan,
-        rank=run.machine.rank,
-        world_size=run.machine.world_size,
-        num_micro=run.config.gradient_accumulation_steps,
-        num_workers=min(run.num_workers, num_steps),
-        pin_memory=False,
-        wait_seconds=run.config.ddp_timeout,
-    )
-    steps = islice(batches.epoch(epoch), num_steps)
+    loader = run.loaders.of("statistics", lambda: _plain_train_batches(run, num_steps))
+    steps = islice(loader.epoch(epoch), num_steps)
     images = (normalized(batch.images, run.preprocessing, run.machine) for step in steps for batch in step)
     torch.manual_seed(random_key(run.config.seed, epoch, run.machine.rank))  # drop path is on in this pass
     momenta = [norm.momentum for norm in norms]
@@ -99,7 +91,30 @@ def reestimate_batchnorm(
         norm.momentum = momentum
 
 
-def validation_batches(run: Run, split: Split, *, num_workers: int) -> Iterator[Batch]:
+def _plain_train_batches(run: Run, num_steps: int) -> TrainBatches:
+    """Training images as evaluation sees them; a few processes load the few steps of them."""
+    return TrainBatches(
+        run.data.train,
+        [EvaluationTransform(run.preprocessing)],
+        run.plan,
+        rank=run.machine.rank,
+        world_size=run.machine.world_size,
+        num_micro=run.config.gradient_accumulation_steps,
+        num_workers=min(run.num_workers, num_steps, _STATISTICS_WORKERS),
+        pin_memory=run.machine.accelerator.device.type == "cuda",
+        wait_seconds=run.config.ddp_timeout,
+    )
+
+
+def _batches(run: Run, split: Split) -> Iterable[Batch]:
+    """A split, by loader processes that are kept until nothing is left for them to decode."""
+    if _is_kept(run, split):
+        run.loaders.end(split.name)
+        return validation_batches(run, split, num_workers=0)
+    return run.loaders.of(split.name, lambda: validation_batches(run, split, num_workers=run.num_workers))
+
+
+def validation_batches(run: Run, split: Split, *, num_workers: int) -> ViewBatches:
     """This process's share of a split, in order."""
     return evaluation_batches(
         split,

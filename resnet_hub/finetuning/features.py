@@ -15,10 +15,11 @@ from resnet_hub.finetuning.feature_cache import FeatureCache, digest_of_backbone
 from resnet_hub.finetuning.fit_fc import Examples, fit_linear_classifier, set_classifier
 from resnet_hub.finetuning.float32 import full_float32
 from resnet_hub.finetuning.keys import random_key
-from resnet_hub.finetuning.loader import view_batches
+from resnet_hub.finetuning.loader import ViewBatches
 from resnet_hub.finetuning.loop import compute_split
 from resnet_hub.finetuning.losses import class_weights
 from resnet_hub.finetuning.preparation import Run
+from resnet_hub.finetuning.sampler import Indices
 from resnet_hub.finetuning.split import Split
 
 _BLOCK = 16_384  # images whose features are kept at a time; a run that is stopped loses no more than these
@@ -134,25 +135,23 @@ class _Computer:
                 f"features of {len(known) - len(missing):,} {split.name} images are in the feature cache"
             )
         keeps = machine.accelerator.is_local_main_process
+        batches = self._batches(split, view)
         for start in range(0, len(missing), _BLOCK):
             run.stop_if_asked()
             places = missing[start : start + _BLOCK]
-            block = split.take(places, name=split.name, how=split.how)
-            computed = self._features(block, view)
+            computed = self._features(batches, places, name=split.name)
             into[torch.from_numpy(places)] = computed
             if keeps:
-                keeps = self.cache.keep(key, block.seen.digests, computed)
+                keeps = self.cache.keep(key, split.seen.take(places).digests, computed)
 
-    def _features(self, split: Split, view: View) -> Tensor:
-        """Features of each image, (images, features) float32 on the CPU; the same on every process."""
-        run, network = self.run, self.network
-        batch_size = run.config.per_device_eval_batch_size
-        assert batch_size is not None
-        batches = view_batches(
+    def _batches(self, split: Split, view: View) -> ViewBatches:
+        run = self.run
+        assert run.config.per_device_eval_batch_size is not None
+        return ViewBatches(
             split,
             view.transform,
             seeds=view.seeds(split),
-            batch_size=batch_size,
+            batch_size=run.config.per_device_eval_batch_size,
             rank=run.machine.rank,
             world_size=run.machine.world_size,
             num_workers=run.num_workers,
@@ -160,12 +159,23 @@ class _Computer:
             wait_seconds=run.config.ddp_timeout,
         )
 
+    def _features(self, batches: ViewBatches, places: Indices, *, name: str) -> Tensor:
+        """Features of the images at these places, (images, features) float32 on the CPU, on every process."""
+        run, network = self.run, self.network
+        batch_size = run.config.per_device_eval_batch_size
+        assert batch_size is not None
+        wanted = torch.from_numpy(places)
+        counted = (
+            batch._replace(indices=torch.searchsorted(wanted, batch.indices))
+            for batch in batches.some(places)
+        )
+
         def compute(images: Tensor) -> Tensor:
             return network.forward_head(network.forward_features(images), pre_logits=True)  # pyright: ignore[reportCallIssue]
 
-        text = f"computing features of {len(split):,} {split.name} images"
+        text = f"computing features of {len(places):,} {name} images"
         done = 0
-        with run.display.counting(text, len(split)) as count:
+        with run.display.counting(text, len(places)) as count:
 
             def between_batches() -> None:
                 nonlocal done
@@ -175,9 +185,9 @@ class _Computer:
 
             return compute_split(
                 compute,
-                batches,
+                counted,
                 num_outputs=network.head_hidden_size,  # pyright: ignore[reportArgumentType]
-                num_images=len(split),
+                num_images=len(places),
                 batch_size=batch_size,
                 preprocessing=run.preprocessing,
                 machine=run.machine,

@@ -137,9 +137,9 @@ def evaluation_batches(
     num_workers: int,
     pin_memory: bool,
     wait_seconds: float = WAIT_SECONDS,
-) -> Iterator[Batch]:
-    """This process's share of a split as evaluation sees it: see `view_batches`."""
-    return view_batches(
+) -> "ViewBatches":
+    """This process's share of a split as evaluation sees it: see `ViewBatches`."""
+    return ViewBatches(
         split,
         EvaluationTransform(preprocessing),
         batch_size=batch_size,
@@ -151,32 +151,47 @@ def evaluation_batches(
     )
 
 
-def view_batches(
-    split: LabelledImages,
-    transform: TrainTransform,
-    *,
-    seeds: Sequence[int] | None = None,
-    batch_size: int,
-    rank: int,
-    world_size: int,
-    num_workers: int,
-    pin_memory: bool,
-    wait_seconds: float = WAIT_SECONDS,
-) -> Iterator[Batch]:
-    """This process's share of a split, in order; every image is on exactly one process and none is repeated.
+class ViewBatches:
+    """This process's share of a split, in order, as often as it is asked for.
 
-    Shares differ by at most one image, so processes may have different numbers of batches, or none. A
-    transform that draws needs `seeds`, one for each image of the split.
+    Every image is on exactly one process and none is repeated. Shares differ by at most one image, so
+    processes may have different numbers of batches, or none. Worker processes start with the first batches
+    and are kept for the others.
     """
-    share = part(np.arange(len(split.labels)), rank, world_size)
-    keys = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
-    loader: LastingLoader[Batch] = LastingLoader(
-        _ViewedImages(split, transform, seeds),
-        num_workers=min(num_workers, len(keys)),
-        pin_memory=pin_memory,
-        wait_seconds=wait_seconds,
-    )
-    return loader.batches(lambda done: keys[done:])
+
+    def __init__(
+        self,
+        split: LabelledImages,
+        transform: TrainTransform,
+        *,
+        seeds: Sequence[int] | None = None,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        num_workers: int,
+        pin_memory: bool,
+        wait_seconds: float = WAIT_SECONDS,
+    ) -> None:
+        """Look at the images through a transform; one that draws needs `seeds`, one for each image."""
+        self._num_images, self._batch_size = len(split.labels), batch_size
+        self._rank, self._world_size = rank, world_size
+        most = -(-self._num_images // (world_size * batch_size))
+        self._loader: LastingLoader[Batch] = LastingLoader(
+            _ViewedImages(split, transform, seeds),
+            num_workers=min(num_workers, most),
+            pin_memory=pin_memory,
+            wait_seconds=wait_seconds,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of all images."""
+        return self.some(np.arange(self._num_images))
+
+    def some(self, indices: Indices) -> Iterator[Batch]:
+        """The batches of the images at some positions, shared as if they were all."""
+        share = part(indices, self._rank, self._world_size)
+        keys = [share[start : start + self._batch_size] for start in range(0, len(share), self._batch_size)]
+        return self._loader.batches(lambda done: keys[done:])
 
 
 class _TrainKeys:

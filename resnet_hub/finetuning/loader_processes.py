@@ -141,6 +141,26 @@ class LastingLoader(Generic[T]):
         )
 
 
+class KeptLoaders:
+    """Loaders of a run whose processes wait for the next time, by what they load.
+
+    To start sixteen processes and to end them takes a second, which an epoch on a GPU may take as a whole.
+    """
+
+    def __init__(self) -> None:
+        self._loaders: dict[str, Any] = {}
+
+    def of(self, name: str, make: Callable[[], T]) -> T:
+        """The loader of that name, made if there is none."""
+        if name not in self._loaders:
+            self._loaders[name] = make()
+        return self._loaders[name]
+
+    def end(self, name: str) -> None:
+        """Let the processes of that loader go, if there are any."""
+        self._loaders.pop(name, None)
+
+
 class _WorkersLost(Exception):
     """Workers ended or hang."""
 

@@ -21,11 +21,13 @@ from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config import FinetuneConfig, Precision
 from resnet_hub.finetuning.cores import available_cores
 from resnet_hub.finetuning.freed_memory import keep_freed_memory
+from resnet_hub.finetuning.hyperrule import SMALL_IMAGE
 
 logger = logging.getLogger(__name__)
 
 _PRECISION_NAMES = {"no": "float32", "bf16": "bf16 mixed with float32", "fp16": "fp16 mixed with float32"}
 
+SMALL_IMAGE_WORKERS = 4  # each gives over ten thousand small images a second
 MAX_WORKERS = 16  # more loader processes than this add memory and start-up time, and no images per second
 
 
@@ -157,13 +159,14 @@ def start_machine(config: FinetuneConfig) -> Machine:
     )
 
 
-def choose_num_workers(config: FinetuneConfig, machine: Machine, num_images: int) -> int:
-    """Loader processes per training process: as many as spare cores, none for a handful of small images."""
+def choose_num_workers(config: FinetuneConfig, machine: Machine, image_size: tuple[int, int]) -> int:
+    """Loader processes per training process: one a core beside a GPU, a few for small images, else none."""
     if config.dataloader_num_workers is not None:
         return config.dataloader_num_workers
     if machine.accelerator.device.type == "cpu":
         return 0  # the network needs every core; a loader process would only take turns with it
-    return min(MAX_WORKERS, machine.num_cores) if num_images > 0 else 0
+    most = SMALL_IMAGE_WORKERS if max(image_size) <= SMALL_IMAGE else MAX_WORKERS
+    return min(most, machine.num_cores)
 
 
 def has_bf16_units() -> bool:

@@ -5,7 +5,7 @@ import os
 import select
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from resnet_hub.finetuning.image_cache import ReducedImages, Reduction, build_im
 from resnet_hub.finetuning.image_facts import FactsMemory
 from resnet_hub.finetuning.inspection import Inspector
 from resnet_hub.finetuning.kept_views import KeptViews
+from resnet_hub.finetuning.loader_processes import KeptLoaders
 from resnet_hub.finetuning.machine import Machine, choose_num_workers, start_machine
 from resnet_hub.finetuning.model import (
     Origin,
@@ -73,6 +74,8 @@ class Run:
     crew: Crew
     display: Display
     watch: PreemptionWatch
+    loaders: KeptLoaders = field(default_factory=KeptLoaders)
+    """Those of evaluation."""
     teacher: Teacher | None = None
     cached_train: ReducedImages | None = None
     """The training images, if they are cached."""
@@ -184,7 +187,7 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
         origin=origin,
         preprocessing=preprocessing,
         plan=plan,
-        num_workers=choose_num_workers(config, machine, len(data.train)),
+        num_workers=choose_num_workers(config, machine, preprocessing.image_size),
         crew=crew,
         display=display,
         watch=watch,

@@ -37,7 +37,7 @@ def draw_first_batches(run: Run) -> None:
         micro_batches = next(make_train_batches(run, num_workers=0).epoch(0))
         _save_sheet(micro_batches[0].images, run.folder.plots / "train_batch.png")
     if run.data.validation is not None:
-        batch = next(validation_batches(run, run.data.validation, num_workers=0))
+        batch = next(iter(validation_batches(run, run.data.validation, num_workers=0)))
         _save_sheet(batch.images, run.folder.plots / "validation_batch.png")
 
 

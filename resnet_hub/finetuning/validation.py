@@ -245,7 +245,7 @@ def _compute(
         batch_size=request.batch_size,
         rank=machine.rank,
         world_size=machine.world_size,
-        num_workers=choose_num_workers(config, machine, len(split)),
+        num_workers=choose_num_workers(config, machine, preprocessing.image_size),
         pin_memory=machine.accelerator.device.type == "cuda",
     )
     return compute_split(

@@ -18,7 +18,7 @@ from resnet_hub.finetuning import features
 from resnet_hub.finetuning.config import FinetuneConfig, with_options
 from resnet_hub.finetuning.feature_cache import FeatureCache, digest_of_backbone
 from resnet_hub.finetuning.features import View, fit_fc, make_views
-from resnet_hub.finetuning.loader import view_batches
+from resnet_hub.finetuning.loader import ViewBatches
 from resnet_hub.finetuning.preemption import Preempted, PreemptionWatch
 from resnet_hub.finetuning.preparation import Run, prepare
 from resnet_hub.results import RunReport
@@ -163,7 +163,7 @@ def test_views_are_augmented_by_image_and_seed_and_not_by_place(config: Finetune
     turned = train.take(np.arange(len(train))[::-1].copy(), name="train", how="turned")
 
     def pixels(view: View, split=train) -> Tensor:
-        batches = view_batches(
+        batches = ViewBatches(
             split,
             view.transform,
             seeds=view.seeds(split),

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,8 +82,17 @@ def test_training_in_bf16_keeps_its_weights_in_float32(tmp_path: Path):
 
 def test_loader_processes_are_the_users_choice_and_none_beside_a_network_on_the_cpu():
     machine = start_machine(FinetuneConfig())
-    assert choose_num_workers(FinetuneConfig(), machine, 1000) == 0
-    assert choose_num_workers(FinetuneConfig(dataloader_num_workers=3), machine, 1000) == 3
+    assert choose_num_workers(FinetuneConfig(), machine, (224, 224)) == 0
+    assert choose_num_workers(FinetuneConfig(dataloader_num_workers=3), machine, (224, 224)) == 3
+
+
+def test_beside_a_gpu_every_core_loads_large_images_and_a_few_load_small_ones():
+    """There is no GPU here, so what accelerate says of itself is put here by hand."""
+    accelerator: Any = SimpleNamespace(device=torch.device("cuda"))
+    machine = replace(start_machine(FinetuneConfig()), accelerator=accelerator, num_cores=12)
+    assert choose_num_workers(FinetuneConfig(), machine, (224, 224)) == 12
+    assert choose_num_workers(FinetuneConfig(), machine, (32, 32)) == 4
+    assert choose_num_workers(FinetuneConfig(), replace(machine, num_cores=2), (32, 32)) == 2
 
 
 def test_compiling_by_accelerate_is_refused_before_anything_is_written(tmp_path: Path):
