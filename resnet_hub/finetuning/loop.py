@@ -141,7 +141,8 @@ def train_steps(
         rate = trainer.schedule.rate(progress.step, share_of_time=trainer.share_of_time(progress))
         set_rate(trainer.optimizer, rate)
         with help_if_out_of_memory(num_images=len(micro_batches[0].labels), parts=progress.parts):
-            train_step(trainer, micro_batches, key=key, parts=progress.parts)
+            measured = train_step(trainer, micro_batches, key=key, parts=progress.parts)
+        trainer.unread.append(measured)
         progress.step += 1
         settle(trainer, progress, but_last=trainer.reads_late and loss is not None)
         loss = progress.recent_losses[-1] if progress.recent_losses else loss
@@ -168,8 +169,8 @@ def settle(trainer: Trainer, progress: Progress, *, but_last: bool = False) -> N
 
 def train_step(
     trainer: Trainer, micro_batches: list[Batch], *, key: tuple[int, int, int], parts: int = 1
-) -> None:
-    """Do one optimizer step, and leave what it measures over all processes to `settle`.
+) -> Measured:
+    """Do one optimizer step; returns what it measured over all processes, which may still be on its way.
 
     The loss is the sum over this process's images divided by the images of all processes and micro-batches,
     so that the gradient is the mean over the global batch however it is split, and uneven splits are exact.
@@ -189,8 +190,8 @@ def train_step(
     with left_out_unless_finite(trainer.optimizer, values) if trainer.reads_late else nullcontext():
         trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
-    trainer.unread.append(measured)
     trainer.stopwatch.lap(OPTIMIZER)
+    return measured
 
 
 def _check(trainer: Trainer, step: int, *, loss: float, norm: float) -> None:

@@ -114,7 +114,9 @@ def ledger(file: str) -> None:
                 batch.images.numpy().tobytes() + batch.labels.numpy().tobytes() for batch in micro_batches
             )
         ).hexdigest()
-        line = json.dumps([*key[1:], int(os.environ.get("RANK", "0")), indices, digest, done[0]]) + "\n"
+        line = (
+            json.dumps([*key[1:], int(os.environ.get("RANK", "0")), indices, digest, done.read()[0]]) + "\n"
+        )
         with Path(file).open("a") as lines:
             lines.write(line)
         return done
