@@ -16,6 +16,7 @@ _BATCH_SIZES = ((5_000, 64), (50_000, 128), (math.inf, 256))
 _SHOWN_PRETRAINED, _EPOCHS_PRETRAINED = 60_000, (5, 30)
 _SHOWN_FROM_SCRATCH, _EPOCHS_FROM_SCRATCH = 40_000, (30, 90)
 _LONGER = 2  # times as many with `long_schedule`
+_FEWEST_STEPS = 150  # however few images there are: 30 steps of 50 digits lose four points (recipes/LOG.md)
 
 # Images whose features are kept in memory to fit fc: with 2048 of them an image these are 1.6 GB.
 _MOST_FEATURES = 200_000
@@ -92,8 +93,10 @@ def complete(
     augmentation = config.augmentation or _augmentation(config, image_size, network_width)
     _check_feature_views(config, num_train=num_train, augmentation=augmentation)
     batches = _batches(config, num_train=num_train, world_size=world_size)
-    epochs = _epochs(config, num_train) if config.num_train_epochs is None else config.num_train_epochs
     steps_per_epoch = math.ceil(num_train / batches["images_per_step"])
+    epochs = config.num_train_epochs
+    if epochs is None:
+        epochs = _epochs(config, num_train, steps_per_epoch=steps_per_epoch)
     if config.max_train_steps:
         epochs = math.ceil(config.max_train_steps / steps_per_epoch)
     total_steps = config.max_train_steps or epochs * steps_per_epoch
@@ -192,13 +195,14 @@ def _check_feature_views(config: FinetuneConfig, *, num_train: int, augmentation
         )
 
 
-def _epochs(config: FinetuneConfig, num_train: int) -> int:
+def _epochs(config: FinetuneConfig, num_train: int, *, steps_per_epoch: int) -> int:
     shown, (fewest, most) = (
         (_SHOWN_PRETRAINED, _EPOCHS_PRETRAINED)
         if config.pretrained
         else (_SHOWN_FROM_SCRATCH, _EPOCHS_FROM_SCRATCH)
     )
-    return min(most, max(fewest, round(shown / num_train))) * (_LONGER if config.long_schedule else 1)
+    epochs = max(min(most, max(fewest, round(shown / num_train))), math.ceil(_FEWEST_STEPS / steps_per_epoch))
+    return epochs * (_LONGER if config.long_schedule else 1)
 
 
 def _round_size(size: float, largest: int) -> int:

@@ -134,6 +134,13 @@ def test_a_number_of_steps_decides_the_epochs():
     assert decide(max_train_steps=50).num_train_epochs == 3  # 20 steps an epoch
 
 
+def test_few_images_are_shown_as_often_as_150_steps_take():
+    assert [decide(num_train=n).num_train_epochs for n in (50, 200, 1257)] == [150, 38, 30]
+    assert decide(num_train=50, long_schedule=True).num_train_epochs == 300
+    assert decide(num_train=50, num_train_epochs=4).num_train_epochs == 4
+    assert decide(num_train=50, max_train_steps=20).num_train_epochs == 20
+
+
 def test_a_step_is_never_larger_than_the_data_set():
     assert decide(num_train=9).per_device_train_batch_size == 9
 
