@@ -1,7 +1,6 @@
 """What the network makes of a split: each image once, however many processes share the work."""
 
 from collections.abc import Callable, Iterable
-from itertools import islice
 
 import torch
 from accelerate.utils import broadcast
@@ -76,7 +75,7 @@ def reestimate_batchnorm(
         return
     num_steps = -(-num_images // run.plan.global_batch_size)
     loader = run.loaders.of("statistics", lambda: _plain_train_batches(run, num_steps))
-    steps = islice(loader.epoch(epoch), num_steps)
+    steps = loader.epoch(epoch, num_steps=num_steps)
     images = (normalized(batch.images, run.preprocessing, run.machine) for step in steps for batch in step)
     torch.manual_seed(random_key(run.config.seed, epoch, run.machine.rank))  # drop path is on in this pass
     momenta = [norm.momentum for norm in norms]

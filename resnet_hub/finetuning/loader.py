@@ -112,16 +112,26 @@ class TrainBatches:
         )
 
     def epoch(
-        self, epoch: int, first_step: int = 0, *, schedule_epoch: int | None = None
+        self,
+        epoch: int,
+        first_step: int = 0,
+        *,
+        num_steps: int | None = None,
+        schedule_epoch: int | None = None,
     ) -> Iterator[list[Batch]]:
-        """The micro-batches of each step of an epoch, from `first_step` on.
+        """The micro-batches of each step of an epoch, from `first_step` on, of `num_steps` or of all.
 
         The transform is that of `schedule_epoch`, which is another one where a schedule follows the clock.
         """
         moment = Moment(epoch, epoch if schedule_epoch is None else schedule_epoch)
-        batches = self._loader.batches(lambda done: self._keys.of_epoch(moment, first_step, skip=done))
+        there_are = self.plan.steps_per_epoch - first_step
+        num_steps = there_are if num_steps is None else min(num_steps, there_are)
+        num_batches = num_steps * self._num_micro
+        batches = self._loader.batches(
+            lambda done: self._keys.of_epoch(moment, first_step, skip=done, until=num_batches)
+        )
         try:
-            for _ in range(first_step, self.plan.steps_per_epoch):
+            for _ in range(num_steps):
                 yield [next(batches) for _ in range(self._num_micro)]
         finally:
             self._keys.close()
@@ -202,12 +212,17 @@ class _TrainKeys:
         self._batches, self._num_micro = batches, num_micro
         self._left: Iterator[Any] = iter(())
 
-    def of_epoch(self, moment: Moment, first_step: int, *, skip: int) -> Iterator[tuple[Moment, Any]]:
-        """The keys from a step on, without so many micro-batches at the beginning."""
+    def of_epoch(
+        self, moment: Moment, first_step: int, *, skip: int, until: int
+    ) -> Iterator[tuple[Moment, Any]]:
+        """The keys of the micro-batches from a step on, from number `skip` to before number `until` of them.
+
+        What reads ahead gets none that are not wanted.
+        """
         self.close()
         steps, micros = divmod(skip, self._num_micro)
         self._left = self._batches(moment.epoch, first_step + steps)
-        return ((moment, batch) for batch in islice(self._left, micros, None))
+        return ((moment, batch) for batch in islice(self._left, micros, micros + until - skip))
 
     def close(self) -> None:
         """End the last iterator, which may be reading ahead; a loader with workers holds on to it."""

@@ -58,6 +58,8 @@ _FREE_TO_CHANGE = frozenset(
 BATCHES = ("per_device_train_batch_size", "gradient_accumulation_steps")
 """Options that decide which images BatchNorm sees together."""
 
+_TOLD = (*BATCHES, "torch_compile")
+
 RATE_RECORD, RATE_PICTURE = "learning_rate.json", "learning_rate.png"
 
 _LOCK = ".lock"
@@ -272,12 +274,12 @@ class RunFolder:
     def changes_since_begin(
         self, config: FinetuneConfig, machine: Mapping[str, Any]
     ) -> dict[str, tuple[Any, Any]]:
-        """Before and now of what is not as when the run began: machine, packages, images at a time."""
+        """Before and now of what is not as when the run began: machine, packages, batches, compiling."""
         begun = json.loads(self.environment.read_text(encoding="utf-8"))
         options_begun = plain_values(FinetuneConfig(**load_config(self.config)))
-        before = begun["machine"] | begun["versions"] | {name: options_begun[name] for name in BATCHES}
+        before = begun["machine"] | begun["versions"] | {name: options_begun[name] for name in _TOLD}
         options = plain_values(config)
-        now = dict(machine) | _versions() | {name: options[name] for name in BATCHES}
+        now = dict(machine) | _versions() | {name: options[name] for name in _TOLD}
         return {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
 
     def write_bad_images(self, images: Sequence[Mapping[str, Any]]) -> None:

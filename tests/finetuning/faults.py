@@ -143,8 +143,8 @@ def forgets(what: str) -> None:
     _wrap(module, replacement)
 
 
-def _from_the_first_step(of_epoch: Callable, keys: Any, moment: Any, first_step: int, *, skip: int) -> Any:
-    return of_epoch(keys, moment, 0, skip=skip)
+def _from_the_first_step(of_epoch: Callable, keys: Any, moment: Any, first_step: int, **which: int) -> Any:
+    return of_epoch(keys, moment, 0, **which)
 
 
 def _without_average(checkpoint: Any) -> Any:

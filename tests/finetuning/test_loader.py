@@ -20,7 +20,7 @@ from resnet_hub.finetuning.augment import build_train_transform
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.data import load_data
 from resnet_hub.finetuning.evaluation import evaluate, reestimate_batchnorm
-from resnet_hub.finetuning.loader import Batch, TrainBatches, evaluation_batches
+from resnet_hub.finetuning.loader import Batch, Moment, TrainBatches, evaluation_batches
 from resnet_hub.finetuning.sampler import EpochPlan
 from resnet_hub.finetuning.split import Split
 from resnet_hub.preprocessing import Preprocessing
@@ -114,6 +114,16 @@ def test_a_run_that_starts_at_any_step_sees_what_was_left(split: Split, expected
     batches = batches_of(split)
     for step in range(len(expected[1])):
         assert ledger(batches.epoch(1, step)) == expected[1][step:]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_some_steps_of_an_epoch_are_loaded_and_no_others_read_ahead(split: Split, expected, num_workers: int):
+    batches = batches_of(split, num_workers=num_workers)
+    for first, num_steps in ((0, 2), (1, 1), (3, 100)):
+        found = ledger(batches.epoch(1, first, num_steps=num_steps))
+        assert found == expected[1][first : first + num_steps]
+    asked = batches._keys.of_epoch(Moment(1, 1), 1, skip=1, until=3)
+    assert [len(indices) for _, indices in asked] == [len(step) for step in expected[1][2:4]]
 
 
 def test_an_abandoned_epoch_leaves_nothing_behind_in_the_workers(split: Split, expected):
