@@ -19,13 +19,10 @@ from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.augment import build_train_transform
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.data import load_data
-from resnet_hub.finetuning.evaluation import evaluate, reestimate_batchnorm
 from resnet_hub.finetuning.loader import Batch, Moment, TrainBatches, evaluation_batches
 from resnet_hub.finetuning.sampler import EpochPlan
 from resnet_hub.finetuning.split import Split
 from resnet_hub.preprocessing import Preprocessing
-
-from .test_best import prepared
 
 PREPROCESSING = Preprocessing(
     image_size=(16, 16),
@@ -269,28 +266,3 @@ def test_two_real_processes_see_together_what_one_sees(expected, tmp_path: Path)
     assert [process.wait(timeout=30) for process in processes] == [0, 0]
     together = [{int(key): value for key, value in step.items()} for step in json.loads(output)]
     assert together == expected[1]
-
-
-def test_loader_processes_of_evaluation_are_kept_while_there_is_something_to_decode(tmp_path: Path):
-    def processes() -> set[int]:
-        return {child.pid for child in psutil.Process().children() if child.pid not in others}
-
-    others = {child.pid for child in psutil.Process().children()}
-    options = {"dataloader_num_workers": 2, "per_device_eval_batch_size": 64, "reestimate_batchnorm": 512}
-    run, training = prepared(tmp_path / "decodes", image_memory_gb=0.0, **options)
-    seen = []
-    for _ in range(2):
-        reestimate_batchnorm(run, training.network, epoch=0, num_images=512)
-        logits = evaluate(run, training, run.data.validation, training.network)
-        seen.append((processes(), logits))
-    assert len(seen[0][0]) == 4  # two for the statistics and two for validation
-    assert seen[1][0] == seen[0][0]
-    run.loaders.end("statistics")
-    run.loaders.end("validation")
-    assert not processes()
-
-    run, training = prepared(tmp_path / "keeps", **options)
-    kept = [evaluate(run, training, run.data.validation, training.network) for _ in range(2)]
-    assert not processes()
-    assert torch.equal(kept[0], kept[1])
-    assert torch.equal(seen[0][1], seen[1][1])
