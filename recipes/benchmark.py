@@ -12,12 +12,11 @@ end of the next, with loading, validation and, here, checkpoints; the first epoc
 left to the seconds of the whole process. Seconds of training are the mean of all epochs, without validation.
 With `--json` a measurement of speed goes on with the rounds that are in the file, so it can be made in parts.
 
-The images are JPEGs: drawn signs (formula_images.py) on noise of all scales. Those of speed have 500x375
-pixels, as in ImageNet; those of accuracy, which a network of 32 px gets, 128x96.
+The images are JPEGs of drawn signs (benchmark_images.py). Those of speed have 500x375 pixels, as in ImageNet;
+those of accuracy, which a network of 32 px gets, 128x96.
 """
 
 import argparse
-import io
 import json
 import os
 import shutil
@@ -30,19 +29,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from benchmark_data import make_photo
-from formula_images import FormulaImages
-from joblib import Parallel, delayed
-from numpy.typing import NDArray
-from PIL import Image
+from benchmark_images import make_images
 
 HERE = Path(__file__).parent
-WIDTH, HEIGHT, SIGN = 500, 375, 288
-MIRRORED = 0.5  # share of the signs that are seen from their other side: every loop mirrors images
-# Numbers of the first images of each split: far apart, so that more training images change no others.
-FIRST = {"train": 0, "validation": 2**20}
 
 OURS = "resnet_hub"
 # Name: flags of plain_loops.py. One loader process is timm's default; beside a GPU all cores load.
@@ -63,7 +53,6 @@ PRESETS: dict[str, tuple[str, float | None]] = {
 }
 
 Result = dict[str, Any]
-Pixels = NDArray[np.uint8]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,7 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_options(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         data = options.data or Path(scratch) / "signs"
-        make_images(data, options)
+        make_images(
+            data,
+            num_classes=options.classes,
+            num_images={"train": options.train_images, "validation": options.validation_images},
+            width=options.width,
+        )
         record = MODES[options.mode](options, data, Path(scratch))
     if options.json:
         about = {name: str(value) for name, value in vars(options).items()}
@@ -131,55 +125,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "width": 128,
     },
 }
-
-
-def make_images(folder: Path, options: argparse.Namespace) -> None:
-    """Class folders of `train` and `validation`, a function of the options; kept if they are there."""
-    wanted = {
-        "classes": options.classes,
-        "train": options.train_images,
-        "validation": options.validation_images,
-        "width": options.width,
-    }
-    made = folder / "made.json"
-    if made.exists() and json.loads(made.read_text(encoding="utf-8")) == wanted:
-        return
-    if folder.exists():
-        raise SystemExit(f"{folder} holds other images than are wanted now ({wanted}). Name another --data.")
-    papers = [
-        np.asarray(Image.open(io.BytesIO(make_photo(2 * WIDTH, 2 * HEIGHT, seed)))) for seed in range(4)
-    ]
-    signs = FormulaImages(num_categories=options.classes, image_size=SIGN, seed=2026)
-    size = (options.width, options.width * HEIGHT // WIDTH)
-
-    def make(images: list[tuple[str, int]]) -> None:
-        for split, number in images:
-            category = number % options.classes
-            path = folder / split / f"sign{category:02d}" / f"{number:05d}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            photo = photo_of_sign(papers, signs, category, FIRST[split] + number)
-            photo.resize(size, Image.Resampling.LANCZOS).save(path, quality=90)
-
-    images = [(split, number) for split in FIRST for number in range(wanted[split])]
-    num_cores = os.cpu_count() or 1
-    Parallel(n_jobs=num_cores)(delayed(make)(images[first::num_cores]) for first in range(num_cores))
-    made.write_text(json.dumps(wanted), encoding="utf-8")
-
-
-def photo_of_sign(papers: list[Pixels], signs: FormulaImages, category: int, instance: int) -> Image.Image:
-    """A part of a paper with a sign near its middle, through which the paper is seen."""
-    rng = np.random.default_rng((category, instance))
-    top, left = int(rng.integers(HEIGHT)), int(rng.integers(WIDTH))
-    photo = papers[int(rng.integers(len(papers)))][top : top + HEIGHT, left : left + WIDTH].astype(np.float32)
-    (sign,) = signs.batch(np.array([category]), np.array([instance]))
-    margin = (WIDTH - SIGN) // 2
-    top, left = int(rng.integers(HEIGHT - SIGN)), int(rng.integers(margin // 2, 3 * margin // 2))
-    part = photo[top : top + SIGN, left : left + SIGN]
-    sign = sign.transpose(1, 2, 0)
-    if rng.random() < MIRRORED:
-        sign = sign[:, ::-1]
-    part += 0.7 * (sign - part)
-    return Image.fromarray(photo.astype(np.uint8))
 
 
 def measure_speed(options: argparse.Namespace, data: Path, scratch: Path) -> Result:

@@ -11,7 +11,7 @@ from resnet_hub.finetuning.augment import EvaluationTransform
 from resnet_hub.finetuning.data import Split
 from resnet_hub.finetuning.freezing import num_frozen_stages, set_modes
 from resnet_hub.finetuning.keys import random_key
-from resnet_hub.finetuning.loader import Batch, TrainBatches, ViewBatches, evaluation_batches
+from resnet_hub.finetuning.loader import Batch, TrainBatches, ViewBatches
 from resnet_hub.finetuning.loop import compute_split, normalized
 from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.sampler import part
@@ -115,9 +115,9 @@ def _batches(run: Run, split: Split) -> Iterable[Batch]:
 
 def validation_batches(run: Run, split: Split, *, num_workers: int) -> ViewBatches:
     """This process's share of a split, in order."""
-    return evaluation_batches(
+    return ViewBatches(
         split,
-        run.preprocessing,
+        EvaluationTransform(run.preprocessing),
         batch_size=_batch_size(run),
         rank=run.machine.rank,
         world_size=run.machine.world_size,

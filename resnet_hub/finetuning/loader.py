@@ -15,12 +15,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from resnet_hub.errors import RunError
-from resnet_hub.finetuning.augment import EvaluationTransform, TrainTransform, keyed_randomness
+from resnet_hub.finetuning.augment import TrainTransform, keyed_randomness
 from resnet_hub.finetuning.loader_processes import WAIT_SECONDS, LastingLoader
 from resnet_hub.finetuning.sampler import EpochPlan, Indices, Share, part
 from resnet_hub.finetuning.train_stream import StreamedImages, TrainStream
 from resnet_hub.images import BadImageError, DecodableImage, read_header
-from resnet_hub.preprocessing import Preprocessing
 
 
 class Moment(NamedTuple):
@@ -135,30 +134,6 @@ class TrainBatches:
                 yield [next(batches) for _ in range(self._num_micro)]
         finally:
             self._keys.close()
-
-
-def evaluation_batches(
-    split: LabelledImages,
-    preprocessing: Preprocessing,
-    *,
-    batch_size: int,
-    rank: int,
-    world_size: int,
-    num_workers: int,
-    pin_memory: bool,
-    wait_seconds: float = WAIT_SECONDS,
-) -> "ViewBatches":
-    """This process's share of a split as evaluation sees it: see `ViewBatches`."""
-    return ViewBatches(
-        split,
-        EvaluationTransform(preprocessing),
-        batch_size=batch_size,
-        rank=rank,
-        world_size=world_size,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        wait_seconds=wait_seconds,
-    )
 
 
 class ViewBatches:

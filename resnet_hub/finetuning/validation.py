@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from resnet_hub.errors import ConfigError, DataError
+from resnet_hub.finetuning.augment import EvaluationTransform
 from resnet_hub.finetuning.class_matching import match_classes
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.config_file import load_config
 from resnet_hub.finetuning.data import load_data, load_split
-from resnet_hub.finetuning.loader import evaluation_batches
+from resnet_hub.finetuning.loader import ViewBatches
 from resnet_hub.finetuning.loop import compute_split
 from resnet_hub.finetuning.machine import Machine, choose_num_workers, start_machine
 from resnet_hub.finetuning.metrics import probabilities, score_predictions
@@ -239,9 +240,9 @@ def _compute(
 ) -> Tensor:
     """Logits (images, classes) of a split in its order."""
     config = FinetuneConfig(dataloader_num_workers=request.num_workers)
-    batches = evaluation_batches(
+    batches = ViewBatches(
         split,
-        preprocessing,
+        EvaluationTransform(preprocessing),
         batch_size=request.batch_size,
         rank=machine.rank,
         world_size=machine.world_size,

@@ -14,9 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from resnet_hub.finetuning.augment import EvaluationTransform
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.data import load_data
-from resnet_hub.finetuning.loader import evaluation_batches
+from resnet_hub.finetuning.loader import ViewBatches
 from resnet_hub.finetuning.loop import compute_split
 from resnet_hub.finetuning.machine import start_machine
 from resnet_hub.finetuning.metrics import score_predictions
@@ -49,9 +50,9 @@ def scores(config: FinetuneConfig) -> dict[str, dict]:
         split = test.take(np.arange(size), name="test", how="the first")
         logits = compute_split(
             compute,
-            evaluation_batches(
+            ViewBatches(
                 split,
-                PREPROCESSING,
+                EvaluationTransform(PREPROCESSING),
                 batch_size=BATCH_SIZE,
                 rank=machine.rank,
                 world_size=machine.world_size,

@@ -14,12 +14,12 @@ from torch import nn
 import resnet_hub  # noqa: F401  registers the family
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.__main__ import main
-from resnet_hub.finetuning.augment import build_train_transforms
+from resnet_hub.finetuning.augment import EvaluationTransform, build_train_transforms
 from resnet_hub.finetuning.averaging import StepAverage
 from resnet_hub.finetuning.config import RECIPES, FinetuneConfig
 from resnet_hub.finetuning.evaluation import reestimate_batchnorm
 from resnet_hub.finetuning.hyperrule import complete, image_sizes
-from resnet_hub.finetuning.loader import TrainBatches, evaluation_batches
+from resnet_hub.finetuning.loader import TrainBatches, ViewBatches
 from resnet_hub.finetuning.loop import Progress, normalized
 from resnet_hub.finetuning.optim import make_optimizer, set_rate
 from resnet_hub.finetuning.preemption import PreemptionWatch
@@ -166,9 +166,9 @@ def test_frozen_stages_keep_their_statistics(tmp_path: Path):
 
 
 def assert_has_the_statistics_of_training_images(run: Run, training: Training) -> None:
-    batches = evaluation_batches(
+    batches = ViewBatches(
         run.data.train,
-        run.preprocessing,
+        EvaluationTransform(run.preprocessing),
         batch_size=2000,
         rank=0,
         world_size=1,

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from resnet_hub.errors import ConfigError
-from resnet_hub.finetuning.augment import build_train_transform
+from resnet_hub.finetuning.augment import EvaluationTransform, build_train_transform
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.data import load_data
-from resnet_hub.finetuning.loader import Batch, Moment, TrainBatches, evaluation_batches
+from resnet_hub.finetuning.loader import Batch, Moment, TrainBatches, ViewBatches
 from resnet_hub.finetuning.sampler import EpochPlan
 from resnet_hub.finetuning.split import Split
 from resnet_hub.preprocessing import Preprocessing
@@ -168,16 +168,28 @@ def test_evaluation_has_every_image_exactly_once_for_any_size(split: Split, worl
 
 
 def _evaluated(split: Split, rank: int, world_size: int) -> list[int]:
-    batches = evaluation_batches(
-        split, PREPROCESSING, batch_size=4, rank=rank, world_size=world_size, num_workers=0, pin_memory=False
+    batches = ViewBatches(
+        split,
+        EvaluationTransform(PREPROCESSING),
+        batch_size=4,
+        rank=rank,
+        world_size=world_size,
+        num_workers=0,
+        pin_memory=False,
     )
     return [int(index) for batch in batches for index in batch.indices]
 
 
 def test_evaluation_with_workers_gives_the_pixels_of_the_preprocessing(split: Split):
     batches = list(
-        evaluation_batches(
-            split, PREPROCESSING, batch_size=40, rank=0, world_size=1, num_workers=2, pin_memory=False
+        ViewBatches(
+            split,
+            EvaluationTransform(PREPROCESSING),
+            batch_size=40,
+            rank=0,
+            world_size=1,
+            num_workers=2,
+            pin_memory=False,
         )
     )
     assert [len(batch.indices) for batch in batches] == [40, 40, 17]
