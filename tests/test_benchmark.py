@@ -53,3 +53,16 @@ def test_time_to_accuracy_ends_with_the_first_epoch_that_is_as_accurate(tmp_path
         first = next(epoch for epoch in peer["epochs"] if epoch["accuracy"] >= target)
         assert share == pytest.approx((first["time"] - peer["started"]) / peer["process_seconds"])
         assert 0 < share < 1
+
+
+@pytest.mark.slow
+def test_steps_are_measured_in_the_same_rounds_as_those_of_timm():
+    command = [sys.executable, str(BENCHMARK.with_name("benchmark_steps.py")), "--model", "my_resnet20",
+               "--image_size", "32", "--batch_size", "16", "--steps", "3", "--rounds", "2"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    rates = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.endswith("]")}
+    assert set(rates) == {"timm", "resnet_hub"}
+    assert rates["timm"][-3] == "1.000"
+    lowest, highest = (float(rates["resnet_hub"][place].strip("[],")) for place in (2, 3))
+    assert 0 < lowest <= float(rates["resnet_hub"][1]) <= highest

@@ -182,7 +182,7 @@ class FinetuneConfig:
     mixed_precision: Precision = "auto"
     """auto: bf16 where the processor computes in it, else no."""
     torch_compile: bool = False
-    """Compile the training step: faster on a GPU, after a minute for each size of images and batches."""
+    """Compile training steps, for long runs on GPUs; takes a minute for each size of images and batches."""
     sync_batchnorm: SyncBatchNorm = "auto"
     """BatchNorm over the batches of all processes; auto: when there are several."""
     dataloader_num_workers: int | None = None
