@@ -30,7 +30,10 @@ class ImageColumn:
     table: datasets.Dataset
     """A single column, `{bytes, path}`, in arrow format."""
     folders: tuple[Path, ...]
-    """Where rows may name files; a row that names any other file, or an address, is refused."""
+    """Where rows may name files; a row that names any other file, or an address, is refused.
+
+    What a file or folder in them links to is read: the Hub's cache is made of links, and so are many folders.
+    """
 
     @classmethod
     def of(
@@ -96,20 +99,13 @@ def read_stored(value: Mapping[str, Any] | None, folders: tuple[Path, ...]) -> b
     if value["bytes"] is not None:
         return value["bytes"]
     path: str = value["path"]
-    if not _is_ours(path, folders):
+    if not _is_within(os.path.dirname(path), folders):  # noqa: PTH120  a Path costs as much as a small file
         raise BadImageError(f"is not in the data set but names another place: {path}")
     try:
-        with open(path, "rb") as file:  # noqa: PTH123  a Path costs as much as reading a small file
+        with open(path, "rb") as file:  # noqa: PTH123  the same
             return file.read()
     except (OSError, ValueError) as error:
         raise BadImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _is_ours(path: str, folders: tuple[Path, ...]) -> bool:
-    """Whether the path, with all links followed, is in one of the folders of the data set."""
-    if os.path.islink(path):  # noqa: PTH114  the same
-        return any(Path(path).resolve().is_relative_to(folder) for folder in folders)
-    return _is_within(os.path.dirname(path), folders)  # noqa: PTH120  the same
 
 
 def _file_stamp(path: str) -> str | None:
@@ -123,6 +119,9 @@ def _file_stamp(path: str) -> str | None:
     return f"{Path(path).absolute()} {found.st_dev} {found.st_ino} {found.st_size} {times}"
 
 
-@lru_cache(maxsize=4096)  # resolving walks the whole path, for every image of a folder again
+@lru_cache(maxsize=4096)  # a folder has many images, and resolving walks the whole path
 def _is_within(name: str, folders: tuple[Path, ...]) -> bool:
-    return any(Path(name).resolve().is_relative_to(folder) for folder in folders)
+    """Whether the path is in one of the folders, as it is written or with links in it followed."""
+    path = Path(name)
+    as_written = [] if ".." in path.parts else [path]
+    return any(place.is_relative_to(folder) for place in (*as_written, path.resolve()) for folder in folders)

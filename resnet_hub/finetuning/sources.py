@@ -141,12 +141,18 @@ def _open_class_folders(config: FinetuneConfig) -> Source:
         str(config.train_dir),
         lambda: datasets.load_dataset(
             "imagefolder",
-            data_files={split: f"{glob.escape(str(folder))}/**" for split, folder in folders.items()},
+            data_files={split: _files_in(folder) for split, folder in folders.items()},
         ),
     )
     return Source(
         name=folders["train"].name, revision=None, splits=_as_splits(found), folders=tuple(folders.values())
     )
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Patterns of all files in a folder and in the folders it links to, which `datasets` does not enter."""
+    links = sorted(entry for entry in folder.iterdir() if entry.is_symlink() and entry.is_dir())
+    return [f"{glob.escape(str(place))}/**" for place in (folder, *links)]
 
 
 def _open_folder(name: str, folder: Path, config: FinetuneConfig) -> Source:

@@ -71,13 +71,24 @@ def test_a_row_that_names_a_file_elsewhere_does_not_get_it(tmp_path: Path):
     assert "names another place" in data.bad_images[0].problem
 
 
-def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path):
-    folder = class_folders(tmp_path / "pets", {"cat": 10, "dog": 10})
-    secret = tmp_path / "secret.jpg"
-    secret.write_bytes(encoded(picture(seed=77), "JPEG"))
-    (folder / "cat" / "link.jpg").symlink_to(secret)
-    data = load_data(FinetuneConfig(train_dir=folder, max_bad_images=0.1))
-    assert len(data.bad_images) == 1
+def test_a_row_that_climbs_out_of_the_folder_does_not_get_the_file(tmp_path: Path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(encoded(picture()))
+    climbing = f"{tmp_path}/data/../secret.png"
+    data = saved(tmp_path / "data", rows_with({3: {"bytes": None, "path": climbing}}))
+    assert "names another place" in data.bad_images[0].problem
+
+
+def test_linked_images_and_linked_class_folders_are_read(tmp_path: Path):
+    elsewhere = class_folders(tmp_path / "elsewhere", {"cat": 10, "dog": 10})
+    pets = tmp_path / "pets"
+    (pets / "cat").mkdir(parents=True)
+    for image in (elsewhere / "cat").iterdir():
+        (pets / "cat" / image.name).symlink_to(image)
+    (pets / "dog").symlink_to(elsewhere / "dog")
+    data = load_data(FinetuneConfig(train_dir=pets))
+    assert not data.bad_images
+    assert sum(len(split) for split in data.splits.values()) == 20
 
 
 def test_too_many_bad_images_stop_the_run_with_the_list(tmp_path: Path):
