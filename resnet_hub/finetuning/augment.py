@@ -91,7 +91,7 @@ def build_train_transform(config: FinetuneConfig, preprocessing: Preprocessing) 
     return TrainingTransform(
         crop=(
             PadAndCrop(preprocessing)
-            if max(preprocessing.image_size) <= SMALL_IMAGE
+            if _is_small(config, preprocessing)
             else CropAndResize(preprocessing, area=_area(config))
         ),
         horizontal_flip=config.horizontal_flip,
@@ -104,8 +104,8 @@ def fixed_views(config: FinetuneConfig, preprocessing: Preprocessing) -> list[Pr
 
     Nothing for larger images, whose crops are cut out of the image as it came.
     """
-    is_small = max(preprocessing.image_size) <= SMALL_IMAGE
-    sizes = set(image_sizes(config)) if is_small or config.augmentation == "none" else set()
+    is_padded = _is_small(config, preprocessing)
+    sizes = set(image_sizes(config)) if is_padded or config.augmentation == "none" else set()
     views = [preprocessing.at_size(size) for size in sorted(sizes)]
     if config.reestimate_batchnorm and preprocessing not in views:
         views.append(preprocessing)
@@ -121,6 +121,11 @@ def short_side_to_keep(config: FinetuneConfig, preprocessing: Preprocessing) -> 
     size = max(preprocessing.image_size)
     narrowest = math.sqrt(_area(config)[0] * min(_ASPECT))
     return math.ceil(max(size / narrowest, 2 * size / preprocessing.crop_fraction))
+
+
+def _is_small(config: FinetuneConfig, preprocessing: Preprocessing) -> bool:
+    """Whether images are padded and cropped: by the size that images grow to."""
+    return (config.image_size or max(preprocessing.image_size)) <= SMALL_IMAGE
 
 
 def _area(config: FinetuneConfig) -> tuple[float, float]:
@@ -241,10 +246,12 @@ class AutoAugment(nn.Module):
 
     def __init__(self, name: str, preprocessing: Preprocessing) -> None:
         super().__init__()
-        hints = {  # those of timm's create_transform
+        hints: dict[str, Any] = {  # those of timm's create_transform
             "translate_const": int(0.45 * min(preprocessing.image_size)),
             "img_mean": tuple(min(255, round(255 * mean)) for mean in preprocessing.mean),
         }
+        if name.startswith("augmix"):
+            hints["translate_pct"] = 0.3
         self._change = parse_auto_augment(name, hints)
         self._description = f"{name!r}, {hints}"
 

@@ -22,6 +22,11 @@ class WeightAverage(Protocol):
         """Whether it has averaged anything yet."""
         ...
 
+    @property
+    def may_be_best(self) -> bool:
+        """Whether a network validated now is one that was asked for."""
+        ...
+
     def begin(self, network: nn.Module) -> None:
         """Start anew from the weights of the network."""
         ...
@@ -43,6 +48,7 @@ class StepAverage:
     """
 
     is_ready = True
+    may_be_best = True
 
     def __init__(self, network: nn.Module, *, decay: float, total_steps: int) -> None:
         reaches_decay = (1 + total_steps / 2) ** _POWER >= 1 / (1 - decay)
@@ -68,16 +74,16 @@ class StepAverage:
 
 
 class EpochAverage:
-    """The mean of the weights at the ends of all epochs from `first_epoch` on.
+    """The mean of the weights at the ends of all epochs from `first_epoch` on, of `num_epochs`.
 
     Stochastic weight averaging (Izmailov et al. 2018, arXiv:1803.05407) over the end of a run whose rate goes
     to zero. How many it has averaged follows from the epoch, so there is no count to lose.
     """
 
-    def __init__(self, network: nn.Module, *, first_epoch: int, done_epochs: int) -> None:
+    def __init__(self, network: nn.Module, *, first_epoch: int, num_epochs: int, done_epochs: int) -> None:
         """Made anew after `done_epochs` epochs; the averaged weights themselves come from the checkpoint."""
         self._average = AveragedModel(network)
-        self._first_epoch = first_epoch
+        self._first_epoch, self._num_epochs = first_epoch, num_epochs
         self._average.n_averaged.fill_(max(0, done_epochs - first_epoch))
 
     @property
@@ -89,6 +95,11 @@ class EpochAverage:
     def is_ready(self) -> bool:
         """Whether an epoch has been taken in."""
         return int(self._average.n_averaged) > 0
+
+    @property
+    def may_be_best(self) -> bool:
+        """Only the mean of all of them, however good an earlier epoch is by chance."""
+        return int(self._average.n_averaged) == self._num_epochs - self._first_epoch
 
     def begin(self, network: nn.Module) -> None:
         """Nothing to be done before the first epoch that counts, which replaces the weights."""

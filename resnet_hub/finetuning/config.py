@@ -74,9 +74,10 @@ class FinetuneConfig:
 
     # Images on their way into the network
     image_size: int | None = None
-    """Height and width in pixels for training and evaluation; the pretrained model's own if not given."""
+    """Height and width in pixels for training and evaluation; the weights' own two if not given."""
     train_image_size: int | None = None
-    """Size of training images if not --image_size; smaller ones train faster (Touvron et al. 2019)."""
+    """Size of training images; --image_size, or without it the one that the weights were trained at, if not
+    given. Smaller ones train faster (Touvron et al. 2019)."""
     crop_pct: float | None = None
     """Share of the resized short side that evaluation's crop keeps; the model's own if not given."""
     augmentation: Augmentation | None = None

@@ -175,6 +175,11 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Any], Any], str], ...] = (
         lambda c: c.auto_augment and c.augmentation not in (None, "crop", "light"),
         "--auto_augment {auto_augment} goes with --augmentation crop or light, not with {augmentation}.",
     ),
+    (
+        lambda c: c.augmentation == "none" and (c.color_jitter or c.random_erasing),
+        "--augmentation none leaves training images as evaluation has them, and --color_jitter "
+        "{color_jitter} and --random_erasing {random_erasing} would change them. Use crop or light.",
+    ),
 )
 
 

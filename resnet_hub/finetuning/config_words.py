@@ -29,7 +29,9 @@ def unusual_options(config: FinetuneConfig) -> list[str]:
         f"{config.repeated_augmentation} copies of an image in a step": config.repeated_augmentation > 1,
         f"drop path {config.drop_path_rate}": config.drop_path_rate,
         f"class weights {config.class_weights}": config.class_weights != "none",
-        f"mirrored with probability {config.horizontal_flip}": config.horizontal_flip != 0.5,
+        f"mirrored with probability {config.horizontal_flip}": (
+            config.horizontal_flip != 0.5 and config.augmentation != "none"
+        ),
         f"erasing {config.random_erasing}": config.random_erasing,
         f"mixup {config.mixup}": config.mixup,
         f"CutMix {config.cutmix}": config.cutmix,

@@ -1,6 +1,7 @@
 """What the network makes of a split: each image once, however many processes share the work."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from accelerate.utils import broadcast
@@ -88,6 +89,10 @@ def reestimate_batchnorm(
             run.stop_if_asked(before_stop)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+        if not run.machine.sync_batchnorm:  # each process has seen its share of the images only
+            for statistics in (norm.running_mean, norm.running_var):
+                assert statistics is not None
+                statistics.copy_(run.machine.total(statistics) / run.machine.world_size)
 
 
 def _plain_train_batches(run: Run, num_steps: int) -> TrainBatches:
@@ -95,7 +100,7 @@ def _plain_train_batches(run: Run, num_steps: int) -> TrainBatches:
     return TrainBatches(
         run.data.train,
         [EvaluationTransform(run.preprocessing)],
-        run.plan,
+        replace(run.plan, copies=1),
         rank=run.machine.rank,
         world_size=run.machine.world_size,
         num_micro=run.config.gradient_accumulation_steps,

@@ -71,6 +71,7 @@ def complete(
     num_train: int,
     multi_label: bool,
     model_image_size: int,
+    model_train_size: int | None = None,
     network_width: int,
     world_size: int,
 ) -> FinetuneConfig:
@@ -80,7 +81,8 @@ def complete(
         config: What the user asked for.
         num_train: Images in the training split.
         multi_label: Whether an image has any number of labels; smoothing is then not defined.
-        model_image_size: Image size in pixels that the model's weights were made for.
+        model_image_size: Image size in pixels that the model's weights were evaluated at.
+        model_train_size: The one that they were trained at; the same if not given.
         network_width: Channels of the last 3x3 convolution: 512 in ResNet-18 and ResNet-50.
         world_size: Training processes; the images per step do not depend on it.
     """
@@ -89,7 +91,7 @@ def complete(
     if multi_label and config.loss == "binary_cross_entropy":
         raise ConfigError("--loss is for classes that exclude each other; these labels do not.")
     image_size = config.image_size or model_image_size
-    train_size = config.train_image_size or image_size
+    train_size = config.train_image_size or config.image_size or model_train_size or image_size
     augmentation = config.augmentation or _augmentation(config, image_size, network_width)
     _check_feature_views(config, num_train=num_train, augmentation=augmentation)
     batches = _batches(config, num_train=num_train, world_size=world_size)

@@ -16,7 +16,7 @@ from resnet_hub.errors import RunError
 from resnet_hub.finetuning.float32 import full_float32
 from resnet_hub.finetuning.keys import random_key
 from resnet_hub.finetuning.loader import Batch
-from resnet_hub.finetuning.losses import LossFunction, distillation_loss
+from resnet_hub.finetuning.losses import LossFunction
 from resnet_hub.finetuning.machine import Machine
 from resnet_hub.finetuning.measured import Measured, left_out_unless_finite
 from resnet_hub.finetuning.memory import (
@@ -96,7 +96,7 @@ class Trainer:
     ask_teacher: Callable[[Tensor], Tensor] | None = None
     """Logits (batch, classes) of the network that this one learns from."""
     distillation_weight: float = 0.0
-    distillation_temperature: float = 1.0
+    distillation_loss: LossFunction | None = None
     reads_late: bool = False
     """Whether what a step measured is read when the next one is under way: see `measured.py`."""
     unread: deque[Measured] = field(default_factory=deque)
@@ -255,12 +255,11 @@ def _loss(trainer: Trainer, images: Tensor, targets: Tensor) -> Tensor:
     network = trainer.model if trainer.compiled is None else trainer.compiled
     logits = network(images).float()
     loss = trainer.loss_function(logits, targets)
-    if trainer.ask_teacher is None:
+    if trainer.ask_teacher is None or trainer.distillation_loss is None:
         return loss
     with trainer.machine.accelerator.autocast():
         answers = trainer.ask_teacher(images)
-    distillation = distillation_loss(logits, answers, temperature=trainer.distillation_temperature)
-    return torch.lerp(loss, distillation, trainer.distillation_weight)
+    return torch.lerp(loss, trainer.distillation_loss(logits, answers), trainer.distillation_weight)
 
 
 def _kind(trainer: Trainer, micro_batches: list[Batch]) -> tuple[torch.Size, int]:

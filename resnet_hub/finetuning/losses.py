@@ -62,6 +62,21 @@ def class_weights(
     return torch.as_tensor(weights, dtype=torch.float32, device=device)
 
 
+def make_distillation_loss(config: FinetuneConfig) -> LossFunction:
+    """The distance of logits (images, classes) from a teacher's, summed over the images.
+
+    Beside binary cross-entropy, which is a mean over the classes, it is one too: else the share of the labels
+    would shrink with the number of classes.
+    """
+    is_mean = config.loss == "binary_cross_entropy"
+
+    def loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        distance = distillation_loss(logits, teacher_logits, temperature=config.distillation_temperature)
+        return distance / logits.shape[1] if is_mean else distance
+
+    return loss
+
+
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
     """Divergence of the softmax from the teacher's, both softened, summed over the images.
 

@@ -68,12 +68,16 @@ def _score_multi_label(logits: Tensor, labels: Tensor, class_names: tuple[str, .
     exact, total = int((predicted == truth).all(dim=1).sum()), len(labels)
     top = logits.topk(min(5, logits.shape[1]), dim=1).indices
     occurring = truth.any(dim=0).numpy()
+    present = np.flatnonzero(occurring | predicted.any(dim=0).numpy())  # as above
+    macro_f1 = f1_score(
+        truth, predicted, labels=present if len(present) else None, average="macro", zero_division=_ABSENT
+    )
     mean_precision = average_precision_score(truth.numpy()[:, occurring], logits.numpy()[:, occurring])
     return Score(
         accuracy=exact / total,
         accuracy_interval_95=wilson_interval(exact, total),
         top5_accuracy=float(truth.gather(1, top).any(dim=1).double().mean()),
-        macro_f1=float(f1_score(truth.numpy(), predicted.numpy(), average="macro", zero_division=_ABSENT)),
+        macro_f1=float(macro_f1),
         loss=float(F.binary_cross_entropy_with_logits(logits.double(), labels.double())),
         num_images=total,
         mean_average_precision=float(mean_precision),

@@ -97,6 +97,8 @@ def describe_preprocessing(
     """Write into the model's `pretrained_cfg` how it is trained here, so that the export says it."""
     cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
     channels = cfg["input_size"][0]
+    if crop_pct is None and image_size == (cfg.get("test_input_size") or (None,))[-1]:
+        crop_pct = cfg.get("test_crop_pct")
     cfg.update(
         input_size=(channels, image_size, image_size),
         test_input_size=None,
@@ -126,6 +128,11 @@ def _origin_of(model: nn.Module, *, pretrained: bool) -> Origin:
         base_model=None if source is None else str(source),
         base_license=cfg.get("license"),
     )
+
+
+def train_size_of(model: nn.Module) -> int:
+    """Height and width in pixels that its weights were trained at, often less than for evaluation."""
+    return model.pretrained_cfg["input_size"][-1]  # pyright: ignore
 
 
 def width_of(model: nn.Module) -> int:

@@ -38,6 +38,7 @@ from resnet_hub.finetuning.model import (
     build_model,
     check_model_name,
     describe_preprocessing,
+    train_size_of,
     width_of,
 )
 from resnet_hub.finetuning.preemption import Preempted, PreemptionWatch
@@ -167,6 +168,7 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
         num_train=len(data.train),
         multi_label=data.multi_label,
         model_image_size=Preprocessing.of_model(model).image_size[0],
+        model_train_size=train_size_of(model),
         network_width=width_of(model),
         world_size=machine.world_size,
     )

@@ -26,7 +26,7 @@ from resnet_hub.finetuning.freezing import train_all_but
 from resnet_hub.finetuning.left_out import all_left_out
 from resnet_hub.finetuning.loader import CopiedImages, TrainBatches
 from resnet_hub.finetuning.loop import Progress, Trainer, settle
-from resnet_hub.finetuning.losses import make_loss_function
+from resnet_hub.finetuning.losses import make_distillation_loss, make_loss_function
 from resnet_hub.finetuning.measured import can_be_read_late
 from resnet_hub.finetuning.optim import Schedule, make_optimizer
 from resnet_hub.finetuning.preparation import Run
@@ -65,6 +65,11 @@ class Training:
     last_saved: float = field(default_factory=time.monotonic)
     saving_seconds: float = 0.0
     """What the last checkpoint took."""
+
+    @property
+    def may_be_best(self) -> bool:
+        """Whether the candidate is one whose weights may be exported."""
+        return self.average is None or self.average.may_be_best
 
     @property
     def candidate(self) -> nn.Module:
@@ -268,7 +273,12 @@ def _make_average(run: Run, network: nn.Module, progress: Progress) -> WeightAve
         average = StepAverage(network, decay=config.ema_decay, total_steps=run.total_steps)
     elif config.average_last_epochs:
         first_epoch = max(0, config.num_train_epochs - config.average_last_epochs)
-        average = EpochAverage(network, first_epoch=first_epoch, done_epochs=progress.averaged_epochs)
+        average = EpochAverage(
+            network,
+            first_epoch=first_epoch,
+            num_epochs=config.num_train_epochs,
+            done_epochs=progress.averaged_epochs,
+        )
     if average is not None:
         average.module.to(run.machine.accelerator.device)
     return average
@@ -313,7 +323,7 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
         mix=build_mixer(config, len(run.data.class_names)),
         ask_teacher=run.teacher,
         distillation_weight=config.distillation_weight,
-        distillation_temperature=config.distillation_temperature,
+        distillation_loss=make_distillation_loss(config),
         reads_late=can_be_read_late(optimizer, run.machine.accelerator),
         recomputes=config.gradient_checkpointing,
         finds_parts=run.machine.accelerator.device.type == "cuda",

@@ -1,6 +1,7 @@
 """A trained network that another one learns from: knowledge distillation from any model of timm."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,15 @@ from timm.models import is_model, list_pretrained
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from resnet_hub.errors import ConfigError, nearest
+from resnet_hub.errors import ConfigError, DataError, ModelError, nearest
+from resnet_hub.finetuning.class_matching import match_classes
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.model import is_source
 from resnet_hub.hub import ensure_pretrained_weights, load
+from resnet_hub.predict import class_names_of
 from resnet_hub.preprocessing import Preprocessing
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,20 +112,21 @@ def _load_network(name: str) -> nn.Module:
 
 def _order_of_classes(name: str, network: Any, class_names: tuple[str, ...]) -> tuple[int, ...] | None:
     """Place of each class among the teacher's outputs, by name; without names there have to be as many."""
-    known = network.pretrained_cfg.get("label_names")
-    if known is None:
-        if network.num_classes == len(class_names):
-            return None
-        raise ConfigError(
-            f"--teacher_model {name} has {network.num_classes} classes and the data set {len(class_names)}. "
-            "Fine-tune the teacher on this data set first, and name that run's folder."
+    first = "Fine-tune the teacher on this data set first, and name that run's folder."
+    try:
+        order = tuple(match_classes(class_names, class_names_of(network)).tolist())
+    except DataError as error:
+        raise ConfigError(f"--teacher_model {name}: {error} {first}") from error
+    except ModelError as error:  # it does not say what its outputs are
+        if network.num_classes != len(class_names):
+            raise ConfigError(
+                f"--teacher_model {name} has {network.num_classes} classes and the data set "
+                f"{len(class_names)}. {first}"
+            ) from error
+        logger.warning(
+            "--teacher_model %s has no names of classes; its outputs are taken to be in this order: %s, ...",
+            name,
+            ", ".join(class_names[:5]),
         )
-    missing = [class_name for class_name in class_names if class_name not in known]
-    if missing:
-        raise ConfigError(
-            f"--teacher_model {name} does not know {len(missing)} of the {len(class_names)} classes, among "
-            f"them {', '.join(missing[:5])}. Fine-tune the teacher on this data set first, and name that "
-            "run's folder."
-        )
-    order = tuple(list(known).index(class_name) for class_name in class_names)
+        return None
     return None if order == tuple(range(network.num_classes)) else order

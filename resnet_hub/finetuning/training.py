@@ -175,7 +175,7 @@ def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = 
     progress.evaluated_epochs = epoch + 1
     metric = run.config.metric_for_best_model
     assert metric is not None
-    if is_better(score, progress, metric):
+    if training.may_be_best and is_better(score, progress, metric):
         progress.best_score, progress.best_loss = _value_of(score, metric), score.loss
         progress.best_epoch = epoch + 1
         training.best = _copy_weights(network)

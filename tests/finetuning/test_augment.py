@@ -9,10 +9,12 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as F
 
+from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.augment import (
     CropAndResize,
     build_mixer,
     build_train_transform,
+    build_train_transforms,
     keyed_randomness,
 )
 from resnet_hub.finetuning.config import FinetuneConfig
@@ -45,7 +47,8 @@ def large_jpeg(seed: int = 0, width: int = 1600, height: int = 1200) -> bytes:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("preprocessing", [COLOUR, SMALL, GREY], ids=["large", "small", "grey"])
 def test_every_augmentation_gives_bytes_of_the_right_size_and_differs_by_key_alone(name, preprocessing):
-    transform = build_train_transform(config(augmentation=name, random_erasing=0.5), preprocessing)
+    erasing = {} if name == "none" else {"random_erasing": 0.5}
+    transform = build_train_transform(config(augmentation=name, **erasing), preprocessing)
     data = encoded(picture(120, 90, mode=preprocessing.mode), "JPEG")
 
     def at(key: int) -> torch.Tensor:
@@ -64,6 +67,20 @@ def test_without_augmentation_training_sees_what_evaluation_sees():
     data = large_jpeg()
     pixels = build_train_transform(config(augmentation="none"), COLOUR)(read_header(data))
     assert torch.equal(pixels, COLOUR(open_image(data)))
+
+
+def test_without_augmentation_what_would_change_images_is_refused():
+    for option in ({"color_jitter": 0.4}, {"random_erasing": 0.2}):
+        with pytest.raises(ConfigError, match="would change them"):
+            config(augmentation="none", **option)
+
+
+def test_images_that_grow_past_small_sizes_are_cropped_in_one_way():
+    growing = config(image_size=80, train_image_size=80, first_image_size=56, num_train_epochs=6)
+    transforms = build_train_transforms(growing, COLOUR)
+    sizes = [transform.crop.preprocessing.image_size[0] for transform in transforms]
+    assert (sizes[0], sizes[-1]) == (64, 80)
+    assert {type(transform.crop) for transform in transforms} == {CropAndResize}
 
 
 def test_crops_are_drawn_as_torchvision_draws_them():

@@ -30,6 +30,19 @@ def test_the_mean_of_the_last_epochs_is_validated_and_exported(tmp_path: Path):
     assert run.config.reestimate_batchnorm == 0
 
 
+def test_no_earlier_epoch_is_exported_in_place_of_the_mean(tmp_path: Path):
+    run, training = prepared(
+        tmp_path / "run", average_last_epochs=2, pretrained=True, learning_rate=0.3, warmup_steps=0
+    )
+    train_epochs(run, training)
+    scores = [event["accuracy"] for event in run.folder.events() if event["event"] == "validation"]
+    assert max(scores[:-1]) > scores[-1], "an earlier epoch has to be better for this to say anything"
+    assert training.progress.best_epoch == 2
+    assert all(
+        torch.equal(tensor, training.best[name]) for name, tensor in training.candidate.state_dict().items()
+    )
+
+
 def test_batchnorm_is_taken_anew_for_an_average_unless_that_is_turned_off(tmp_path: Path):
     run, _ = prepared(tmp_path / "run", average_last_epochs=2)
     assert run.config.reestimate_batchnorm == 1257

@@ -128,6 +128,13 @@ def test_copies_of_an_image_come_in_one_step_and_never_beside_each_other(
     assert torn <= 2 * len(steps)  # an image may be cut by the border between two steps
 
 
+@pytest.mark.parametrize("start", [("--ema", "--no_pretrained"), ("--learning_rate", "3e-3")])
+def test_statistics_are_taken_from_images_and_not_from_their_copies(start: tuple[str, str], tmp_path: Path):
+    flags = ("--dataset_name", "digits", "--model", "my_resnet20", "--image_size", "8", *start)
+    flags = (*flags, "--repeated_augmentation", "3", "--num_train_epochs", "1", "--test_fraction", "0")
+    assert main([*flags, "--images_per_step", "256", "--output_dir", str(tmp_path / "run")]) == 0
+
+
 def test_copies_of_an_image_are_augmented_each_in_its_own_way(tmp_path: Path):
     _, training = prepared(tmp_path / "run", repeated_augmentation=3, images_per_step=90, random_erasing=0.9)
     (batch,) = next(training.batches.epoch(0))

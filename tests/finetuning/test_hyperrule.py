@@ -39,6 +39,20 @@ def test_nothing_is_left_open():
         assert getattr(config, name) is not None
 
 
+def test_training_is_at_the_size_that_the_weights_were_trained_at():
+    """As my_resnet50.a1_in1k: trained at 224 px, evaluated at 288."""
+
+    def sizes(**options) -> tuple[int | None, ...]:
+        facts = {"num_train": 1000, "multi_label": False, "network_width": 512, "world_size": 1}
+        config = complete(FinetuneConfig(**options), model_image_size=288, model_train_size=224, **facts)
+        return config.first_image_size, config.train_image_size, config.image_size
+
+    assert sizes() == (224, 224, 288)
+    assert sizes(low_resolution_first=True) == (160, 224, 288)
+    assert sizes(image_size=256) == (256, 256, 256)
+    assert sizes(train_image_size=192) == (192, 192, 288)
+
+
 def test_what_the_user_set_stays():
     chosen = {
         "learning_rate": 7e-4,

@@ -8,7 +8,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from resnet_hub.finetuning.config import FinetuneConfig
-from resnet_hub.finetuning.losses import distillation_loss, make_loss_function
+from resnet_hub.finetuning.losses import distillation_loss, make_distillation_loss, make_loss_function
 
 LABELS = np.repeat(np.arange(5), [40, 20, 10, 5, 5])
 SEVERAL = (np.arange(60)[:, None] % np.array([2, 3, 10]) == 0).astype(np.float32)
@@ -99,6 +99,13 @@ def test_with_balanced_weights_images_with_a_label_weigh_as_much_as_those_withou
 
 def test_a_student_that_answers_like_its_teacher_has_no_loss(logits: Tensor):
     torch.testing.assert_close(distillation_loss(logits, logits + 3, temperature=2.0), torch.tensor(0.0))
+
+
+def test_beside_binary_cross_entropy_the_teacher_weighs_no_more_the_more_classes_there_are(logits: Tensor):
+    """Both are means over the classes: ten copies of each class leave the share of the labels as it is."""
+    distance = make_distillation_loss(FinetuneConfig(loss="binary_cross_entropy"))
+    plain = make_distillation_loss(FinetuneConfig())
+    torch.testing.assert_close(distance(0 * logits, logits) * 5, plain(0 * logits, logits))
 
 
 def test_the_gradient_of_distillation_does_not_shrink_with_the_temperature(logits: Tensor):

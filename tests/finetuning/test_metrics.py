@@ -37,6 +37,14 @@ def test_a_class_that_neither_occurs_nor_is_predicted_does_not_lower_f1():
     assert score_predictions(logits, labels, NAMES[:5]).macro_f1 == 1.0
 
 
+def test_a_label_that_neither_occurs_nor_is_predicted_does_not_lower_f1():
+    labels = torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0]])
+    logits = torch.where(labels > 0, 3.0, -3.0)
+    assert score_predictions(logits, labels, NAMES[:4]).macro_f1 == 1.0
+    logits[0, 3] = 5.0  # predicted now, and wrong
+    assert score_predictions(logits, labels, NAMES[:4]).macro_f1 == 0.75
+
+
 def test_fewer_than_five_classes_have_a_top5_of_one():
     score = score_predictions(torch.randn(9, 3), torch.randint(0, 3, (9,)), NAMES[:3])
     assert score.top5_accuracy == 1.0

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.data import ImageNetInfo
 
 import resnet_hub
 from resnet_hub.errors import ConfigError
@@ -99,6 +100,16 @@ def test_a_run_does_not_go_on_with_another_teacher(teacher_run: Path, tmp_path: 
 def test_a_teacher_that_cannot_teach_is_refused(name: str, said: str):
     with pytest.raises(ConfigError, match=said):
         loaded(name)
+
+
+def test_a_teacher_of_imagenet_knows_its_synsets_in_any_order_and_no_other_thousand_classes(tmp_path: Path):
+    info = ImageNetInfo("imagenet-1k")
+    descriptions = [str(info.index_to_description(number)) for number in range(1000)]
+    network = timm.create_model("my_resnet20", num_classes=1000)
+    folder = resnet_hub.save_folder(network, tmp_path / "teacher", class_names=descriptions)
+    assert loaded(folder, tuple(reversed(info.label_names()))).order == tuple(range(999, -1, -1))
+    with pytest.raises(ConfigError, match="does not know 1000 of the 1000 classes"):
+        loaded(folder, tuple(f"bird{number}" for number in range(1000)))
 
 
 def test_a_teacher_that_lacks_a_class_is_refused_by_its_name(teacher_run: Path):
