@@ -13,7 +13,7 @@ from resnet_hub.finetuning.data import Split
 from resnet_hub.finetuning.freezing import num_frozen_stages, set_modes
 from resnet_hub.finetuning.keys import random_key
 from resnet_hub.finetuning.loader import Batch, TrainBatches, ViewBatches
-from resnet_hub.finetuning.loop import compute_split, normalized
+from resnet_hub.finetuning.outputs import compute_split, normalized
 from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.sampler import part
 from resnet_hub.finetuning.state import Training, save

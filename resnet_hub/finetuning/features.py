@@ -16,8 +16,8 @@ from resnet_hub.finetuning.fit_fc import Examples, fit_linear_classifier, set_cl
 from resnet_hub.finetuning.float32 import full_float32
 from resnet_hub.finetuning.keys import random_key
 from resnet_hub.finetuning.loader import ViewBatches
-from resnet_hub.finetuning.loop import compute_split
 from resnet_hub.finetuning.losses import class_weights
+from resnet_hub.finetuning.outputs import compute_split
 from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.sampler import Indices
 from resnet_hub.finetuning.split import Split

@@ -1,4 +1,4 @@
-"""Training and evaluation, with nothing hidden: a function for an epoch, one for a step, one for a split."""
+"""Training, with nothing hidden: a function for the steps of an epoch, one for a step, one for gradients."""
 
 import logging
 import math
@@ -13,21 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from resnet_hub.errors import RunError
-from resnet_hub.finetuning.float32 import full_float32
 from resnet_hub.finetuning.keys import random_key
 from resnet_hub.finetuning.loader import Batch
 from resnet_hub.finetuning.losses import LossFunction
 from resnet_hub.finetuning.machine import Machine
 from resnet_hub.finetuning.measured import Measured, left_out_unless_finite
 from resnet_hub.finetuning.memory import (
+    KeptStatistics,
     find_parts,
     help_if_out_of_memory,
-    in_halves,
     norms_at_rest,
     room_for_state,
     statistics_at_rest,
 )
 from resnet_hub.finetuning.optim import Schedule, set_rate
+from resnet_hub.finetuning.outputs import normalized
 from resnet_hub.finetuning.stopwatch import BACKWARD, DATA, FORWARD, OPTIMIZER, Stopwatch
 from resnet_hub.preprocessing import Preprocessing
 
@@ -107,6 +107,8 @@ class Trainer:
     """Whether a step of a new kind is tried out before it is done; for devices that run out of memory."""
     tried: set[tuple[torch.Size, int]] = field(default_factory=set)
     """Images, (channels, height, width), and number of weights that learn, that are known to fit."""
+    statistics: KeptStatistics | None = None
+    """For a step that is done again because memory has become scarcer; None where it cannot be."""
 
     def share_of_time(self, progress: Progress) -> float:
         """Part of the time limit for steps that is used up, the same on every process; 0 without a limit.
@@ -141,7 +143,7 @@ def train_steps(
         rate = trainer.schedule.rate(progress.step, share_of_time=trainer.share_of_time(progress))
         set_rate(trainer.optimizer, rate)
         with help_if_out_of_memory(num_images=len(micro_batches[0].labels), parts=progress.parts):
-            measured = train_step(trainer, micro_batches, key=key, parts=progress.parts)
+            measured = train_step(trainer, progress, micro_batches, key=key)
         trainer.unread.append(measured)
         progress.step += 1
         settle(trainer, progress, but_last=trainer.reads_late and loss is not None)
@@ -168,7 +170,7 @@ def settle(trainer: Trainer, progress: Progress, *, but_last: bool = False) -> N
 
 
 def train_step(
-    trainer: Trainer, micro_batches: list[Batch], *, key: tuple[int, int, int], parts: int = 1
+    trainer: Trainer, progress: Progress, micro_batches: list[Batch], *, key: tuple[int, int, int]
 ) -> Measured:
     """Do one optimizer step; returns what it measured over all processes, which may still be on its way.
 
@@ -179,7 +181,7 @@ def train_step(
     device = machine.accelerator.device
     counts = torch.full((1,), float(sum(len(batch.labels) for batch in micro_batches)), device=device)
     num_images = machine.total(counts)
-    total = accumulate_gradients(trainer, micro_batches, key=key, parts=parts, num_images=num_images)
+    total = _accumulate_in_parts_that_fit(trainer, progress, micro_batches, key=key, num_images=num_images)
     clipped_to = trainer.max_grad_norm or math.inf
     norm = cast(Tensor, machine.accelerator.clip_grad_norm_(trainer.model.parameters(), clipped_to))
     values = torch.cat([machine.total(total), norm.reshape(1), num_images])
@@ -192,6 +194,39 @@ def train_step(
     trainer.optimizer.zero_grad(set_to_none=True)
     trainer.stopwatch.lap(OPTIMIZER)
     return measured
+
+
+def _accumulate_in_parts_that_fit(
+    trainer: Trainer,
+    progress: Progress,
+    micro_batches: list[Batch],
+    *,
+    key: tuple[int, int, int],
+    num_images: Tensor,
+) -> Tensor:
+    """What `accumulate_gradients` returns; in more parts, from now on, if memory does not suffice any more.
+
+    For one process, which can begin the step again: of several the others would wait for its gradients.
+    """
+    if trainer.statistics is None:
+        return accumulate_gradients(
+            trainer, micro_batches, key=key, parts=progress.parts, num_images=num_images
+        )
+    total, before = torch.zeros(1), progress.parts
+    trainer.statistics.keep()
+
+    def attempt(parts: int) -> None:
+        nonlocal total
+        if parts > before:
+            assert trainer.statistics is not None
+            trainer.statistics.restore()
+            trainer.optimizer.zero_grad(set_to_none=True)
+        total = accumulate_gradients(trainer, micro_batches, key=key, parts=parts, num_images=num_images)
+
+    most = min(len(batch.labels) for batch in micro_batches)
+    progress.parts = find_parts(attempt, parts=before, most=most, agree_any=bool)
+    _say_parts(progress, micro_batches, before=before)
+    return total
 
 
 def _check(trainer: Trainer, step: int, *, loss: float, norm: float) -> None:
@@ -297,6 +332,10 @@ def _make_it_fit(
         )
     trainer.tried.add(_kind(trainer, micro_batches))
     trainer.stopwatch.start()
+    _say_parts(progress, micro_batches, before=before)
+
+
+def _say_parts(progress: Progress, micro_batches: list[Batch], *, before: int) -> None:
     if progress.parts > before:
         logger.warning(
             "%d images do not fit into the device's memory at once: a micro-batch is now done in %d parts. "
@@ -306,43 +345,6 @@ def _make_it_fit(
         )
 
 
-@torch.inference_mode()
-def compute_split(
-    compute: Callable[[Tensor], Tensor],
-    batches: Iterable[Batch],
-    *,
-    num_outputs: int,
-    num_images: int,
-    batch_size: int,
-    preprocessing: Preprocessing,
-    machine: Machine,
-    between_batches: Callable[[], None],
-    full_precision: bool = False,
-) -> Tensor:
-    """What `compute` makes of each image of a split, (images, outputs) in its order, float32 on the CPU.
-
-    The result is the same on every process. Each image is computed once, on one process, and none is padded:
-    processes may have different numbers of images, and the results are put at their places by index.
-    `between_batches` is called equally often on every process, so it may ask the others. With
-    `full_precision` the network computes in float32 whatever the run's precision is.
-    """
-    device = machine.accelerator.device
-    num_common_batches = num_images // machine.world_size // batch_size
-    outputs = [torch.zeros(0, num_outputs, device=device)]
-    indices = [torch.zeros(0, dtype=torch.long, device=device)]
-    for number, batch in enumerate(batches):
-        images = normalized(batch.images, preprocessing, machine)
-        with full_float32() if full_precision else machine.accelerator.autocast():
-            outputs.append(in_halves(compute, images).float())
-        indices.append(batch.indices.to(device))
-        if number < num_common_batches:
-            between_batches()
-    places = _gather_uneven(torch.cat(indices), machine)
-    order = torch.argsort(places)
-    assert torch.equal(places[order], torch.arange(num_images)), "an image was evaluated twice or not at all"
-    return _gather_uneven(torch.cat(outputs), machine)[order]
-
-
 def _to_device(trainer: Trainer, batch: Batch, *, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     images = normalized(batch.images, trainer.preprocessing, trainer.machine)
     targets = trainer.machine.send(batch.labels)
@@ -350,19 +352,3 @@ def _to_device(trainer: Trainer, batch: Batch, *, key: tuple[int, ...]) -> tuple
         return images, targets
     generator = torch.Generator().manual_seed(random_key(*key, trainer.machine.rank))
     return trainer.mix(images, targets, generator)
-
-
-def normalized(images: Tensor, preprocessing: Preprocessing, machine: Machine) -> Tensor:
-    """The images as the network takes them, on its device, from uint8."""
-    return preprocessing.normalize(machine.send(images)).contiguous(memory_format=machine.memory_format)
-
-
-def _gather_uneven(rows: Tensor, machine: Machine) -> Tensor:
-    """The rows of all processes on the CPU, whatever number each process has."""
-    if machine.world_size == 1:
-        return rows.cpu()
-    accelerator = machine.accelerator
-    counts = cast(Tensor, accelerator.gather(torch.tensor([len(rows)], device=rows.device))).tolist()
-    padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
-    everything = cast(Tensor, accelerator.gather(padded)).cpu().split(max(counts))
-    return torch.cat([part[:count] for part, count in zip(everything, counts, strict=True)])

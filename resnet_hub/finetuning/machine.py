@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -16,6 +17,7 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
 )
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config import FinetuneConfig, Precision
@@ -42,6 +44,8 @@ class Machine:
     """Cores that each process may use, after sharing with the other processes of this machine."""
     memory_format: torch.memory_format
     sync_batchnorm: bool
+    speakers: ProcessGroup | None = None
+    """The processes as they speak of what the program knows; without it as accelerate has them."""
 
     @property
     def rank(self) -> int:
@@ -103,8 +107,9 @@ class Machine:
         """The largest of the processes' values, the same on every process; every process has to ask."""
         if self.world_size == 1:
             return value
-        mine = torch.tensor([value], device=self.accelerator.device, dtype=torch.float64)
-        return float(cast(Tensor, self.accelerator.gather(mine)).max())
+        largest = torch.tensor([value], dtype=torch.float64)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self.speakers)
+        return float(largest)
 
     def agree_any(self, flag: bool) -> bool:
         """Whether the flag is set on any process; every process has to ask."""
@@ -123,6 +128,7 @@ def start_machine(config: FinetuneConfig) -> Machine:
     """
     cpu_only = _is_cpu_only()
     precision = _choose_precision(config.mixed_precision, cpu_only=cpu_only)
+    timeout = timedelta(seconds=config.ddp_timeout)
     try:
         accelerator = Accelerator(
             mixed_precision=precision,
@@ -134,7 +140,7 @@ def start_machine(config: FinetuneConfig) -> Machine:
                     # Stages that do not learn yet give no gradient to wait for.
                     find_unused_parameters=config.gradual_unfreezing is not None,
                 ),
-                InitProcessGroupKwargs(timeout=timedelta(seconds=config.ddp_timeout)),
+                InitProcessGroupKwargs(timeout=timeout),
             ],
         )
     except ValueError as error:  # a device without bf16, or another precision earlier in this Python process
@@ -156,7 +162,15 @@ def start_machine(config: FinetuneConfig) -> Machine:
         num_cores=num_cores,
         memory_format=torch.channels_last,
         sync_batchnorm=_choose_sync_batchnorm(config, accelerator.num_processes),
+        speakers=_speakers(accelerator, timeout),
     )
+
+
+def _speakers(accelerator: Accelerator, timeout: timedelta) -> ProcessGroup | None:
+    """A group of the processes that goes by the CPU: through a GPU each question waits for all its work."""
+    if accelerator.num_processes == 1:
+        return None
+    return cast(ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))  # this process is in it
 
 
 def choose_num_workers(config: FinetuneConfig, machine: Machine, image_size: tuple[int, int]) -> int:

@@ -39,6 +39,25 @@ def find_parts(
     return parts
 
 
+class KeptStatistics:
+    """BatchNorm's running statistics as they were before a step, so that it can be done again."""
+
+    def __init__(self, network: nn.Module) -> None:
+        norms = [module for module in network.modules() if isinstance(module, _NormBase)]
+        self._now = [buffer for norm in norms for buffer in norm.buffers()]
+        self._kept = [buffer.clone() for buffer in self._now]
+
+    def keep(self) -> None:
+        """Remember what they are."""
+        if self._now:
+            torch._foreach_copy_(self._kept, self._now)  # a call for all: they are many and small
+
+    def restore(self) -> None:
+        """Make them what they were."""
+        if self._now:
+            torch._foreach_copy_(self._now, self._kept)
+
+
 def in_halves(compute: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """`compute(images)`, in halves, and halves of these, where the device's memory does not suffice.
 

@@ -28,6 +28,7 @@ from resnet_hub.finetuning.loader import CopiedImages, TrainBatches
 from resnet_hub.finetuning.loop import Progress, Trainer, settle
 from resnet_hub.finetuning.losses import make_distillation_loss, make_loss_function
 from resnet_hub.finetuning.measured import can_be_read_late
+from resnet_hub.finetuning.memory import KeptStatistics
 from resnet_hub.finetuning.optim import Schedule, make_optimizer
 from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.run_folder import BATCHES
@@ -300,6 +301,7 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
     if run.teacher is not None:
         run.teacher.network.to(run.machine.accelerator.device, memory_format=run.machine.memory_format)  # pyright: ignore[reportCallIssue]
     model, optimizer = run.machine.accelerator.prepare(network, optimizer)
+    finds_parts = run.machine.accelerator.device.type == "cuda"
     return Trainer(
         model=model,
         # Sizes are few: a form for each is faster than one for all.
@@ -326,5 +328,6 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
         distillation_loss=make_distillation_loss(config),
         reads_late=can_be_read_late(optimizer, run.machine.accelerator),
         recomputes=config.gradient_checkpointing,
-        finds_parts=run.machine.accelerator.device.type == "cuda",
+        finds_parts=finds_parts,
+        statistics=KeptStatistics(network) if finds_parts and run.machine.world_size == 1 else None,
     )

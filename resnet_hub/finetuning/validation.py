@@ -19,9 +19,9 @@ from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.config_file import load_config
 from resnet_hub.finetuning.data import load_data, load_split
 from resnet_hub.finetuning.loader import ViewBatches
-from resnet_hub.finetuning.loop import compute_split
 from resnet_hub.finetuning.machine import Machine, choose_num_workers, start_machine
 from resnet_hub.finetuning.metrics import probabilities, score_predictions
+from resnet_hub.finetuning.outputs import compute_split
 from resnet_hub.finetuning.page import Page, render_page
 from resnet_hub.finetuning.predictions import Predictions, write_predictions
 from resnet_hub.finetuning.run_folder import describe_environment

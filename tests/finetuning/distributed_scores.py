@@ -18,9 +18,9 @@ from resnet_hub.finetuning.augment import EvaluationTransform
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.data import load_data
 from resnet_hub.finetuning.loader import ViewBatches
-from resnet_hub.finetuning.loop import compute_split
 from resnet_hub.finetuning.machine import start_machine
 from resnet_hub.finetuning.metrics import score_predictions
+from resnet_hub.finetuning.outputs import compute_split
 from resnet_hub.preprocessing import Preprocessing
 
 SIZES = (1, 3, 7, 8, 9, 97)

@@ -162,16 +162,16 @@ def bad_numbers(where: str, *, step: int, rank: int = 0) -> None:
 
     value = float("nan") if "NaN" in where else float("inf")
 
-    def poisoned(train_step: Callable, trainer: Any, micro_batches: list, **options: Any) -> Any:
+    def poisoned(train_step: Callable, trainer: Any, *what: Any, **options: Any) -> Any:
         if options["key"][2] != step:
-            return train_step(trainer, micro_batches, **options)
+            return train_step(trainer, *what, **options)
         if "loss" in where:
             compute = trainer.loss_function
             object.__setattr__(trainer, "loss_function", lambda *both: compute(*both) * value)
         else:
             weight = next(trainer.model.parameters())
             weight.register_hook(lambda gradient: torch.full_like(gradient, value))
-        return train_step(trainer, micro_batches, **options)
+        return train_step(trainer, *what, **options)
 
     _wrap("loop.train_step", poisoned)
 

@@ -20,8 +20,9 @@ from resnet_hub.finetuning.config import RECIPES, FinetuneConfig
 from resnet_hub.finetuning.evaluation import reestimate_batchnorm
 from resnet_hub.finetuning.hyperrule import complete, image_sizes
 from resnet_hub.finetuning.loader import TrainBatches, ViewBatches
-from resnet_hub.finetuning.loop import Progress, normalized
+from resnet_hub.finetuning.loop import Progress
 from resnet_hub.finetuning.optim import make_optimizer, set_rate
+from resnet_hub.finetuning.outputs import normalized
 from resnet_hub.finetuning.preemption import PreemptionWatch
 from resnet_hub.finetuning.preparation import Run, prepare
 from resnet_hub.finetuning.state import Training, start_or_resume

@@ -20,7 +20,7 @@ from resnet_hub.errors import RunError
 from resnet_hub.finetuning.evaluation import evaluate
 from resnet_hub.finetuning.freezing import train_all_but
 from resnet_hub.finetuning.loop import Progress, Trainer, _kind, accumulate_gradients, train_steps
-from resnet_hub.finetuning.memory import help_if_out_of_memory, is_out_of_memory
+from resnet_hub.finetuning.memory import KeptStatistics, help_if_out_of_memory, is_out_of_memory
 from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.state import Training, save
 
@@ -100,6 +100,30 @@ def test_a_run_that_goes_on_begins_with_the_parts_that_it_had(tmp_path: Path):
     given = limit_images(training.network, 20)
     assert train(training, trainer, Progress(parts=4)).parts == 4
     assert max(given) <= 20
+
+
+def test_memory_that_becomes_scarce_in_mid_training_costs_no_step(tmp_path: Path, caplog):
+    """The step begins again: gradients and statistics of the try that failed are forgotten."""
+    states = []
+    for name, most in (("plenty", BATCH), ("scarce", 40)):
+        _, training = prepared(tmp_path / name, max_train_steps=4, images_per_step=BATCH)
+        network = training.network
+        train_all_but(network, 0)
+        trainer = replace(training.trainer, finds_parts=True, statistics=KeptStatistics(network))
+        progress = Progress()
+        for _ in train_steps(trainer, progress, training.batches.epoch(0), epoch=0):
+            if progress.step == 2:
+                limit_images(network.layer2, most)  # half of the network has been computed by then
+            if progress.step == 4:
+                break
+        states.append((progress, network.bn1.num_batches_tracked.item(), progress.recent_losses))
+    (plenty, steps, losses), (scarce, parts, other_losses) = states
+    assert (plenty.parts, scarce.parts) == (1, 2)
+    assert (steps, parts) == (4, 6), "two steps in one part and two in two; nothing of the failed try"
+    assert scarce.images == plenty.images
+    assert other_losses[:2] == losses[:2]
+    assert other_losses[2:] == pytest.approx(losses[2:], rel=0.05)  # BatchNorm sees halves
+    assert "done in 2 parts" in caplog.text
 
 
 def test_uneven_batches_are_done_in_the_same_number_of_parts(tmp_path: Path):
