@@ -5,6 +5,7 @@ Standard library only, so that a card can be rendered where nothing else is inst
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,14 @@ class RunReport:
     """What was understood of the data set: columns, images per class, sizes, kinds, notes."""
 
     def save(self, path: Path) -> None:
-        """Write the report as JSON that a person can read too."""
-        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        """Write the report as JSON that a person can read too; it appears whole or not at all."""
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self), file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> "RunReport":

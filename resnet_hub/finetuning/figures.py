@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+MAX_DRAWN_CLASSES = 1000  # of more than this a confusion matrix has more cells than a picture has pixels
 MAX_NAMED_CLASSES = 40  # more names than this cannot be read along an axis
 
 

@@ -13,15 +13,10 @@ from resnet_hub.finetuning.train_stream import TrainStream
 
 
 class LeftOut:
-    """The images that are left out through an epoch, known to all processes at the same step.
-
-    Every process knows from the number of images in a step whether some process had to leave one out, so that
-    they speak to each other only in these steps.
-    """
+    """The images that are left out through an epoch, known to all processes at the same step."""
 
     def __init__(self, run: Run, progress: Progress) -> None:
         self._run, self._progress = run, progress
-        self._images_before = progress.images
         self._mine: list[tuple[int, str]] = []
 
     def noting(self, steps: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
@@ -30,14 +25,12 @@ class LeftOut:
             self._mine = [(row, problem) for batch in micro_batches for row, problem in batch.unreadable]
             yield micro_batches
 
-    def settle(self, *, step: int) -> None:
-        """Count and list what was left out in this step of the epoch; every process calls it after the step.
+    def settle(self) -> None:
+        """Count and list what this step has left out; every process calls it after the step.
 
         Raises RunError, on all of them, once more images are left out than --max_bad_images allows.
         """
-        seen, self._images_before = self._progress.images - self._images_before, self._progress.images
-        start, stop = self._run.plan.bounds(step)
-        if seen == stop - start:
+        if not self._run.config.streaming or not self._run.machine.agree_any(bool(self._mine)):
             return
         found = {str(row): problem for row, problem in sorted(self._run.crew.gather(self._mine))}
         new = {row: problem for row, problem in found.items() if row not in self._progress.unreadable}

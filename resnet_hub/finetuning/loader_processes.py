@@ -95,9 +95,16 @@ class LastingLoader(Generic[T]):
         # torch would raise the death of a worker wherever the program is, be it in the middle of a step or of
         # a save; without its handler it is noticed where the next batch is waited for.
         handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-        batches = iter(self._loader)
-        if handler is not None and signal.getsignal(signal.SIGCHLD) is not handler:
-            signal.signal(signal.SIGCHLD, handler)
+        try:
+            batches = iter(self._loader)
+        except (RuntimeError, OSError, EOFError) as error:  # those of before do not answer
+            self._check_workers(error)
+            if not _is_timeout(error):
+                raise
+            raise _WorkersLost("Loader processes that waited do not answer") from error
+        finally:
+            if handler is not None and signal.getsignal(signal.SIGCHLD) is not handler:
+                signal.signal(signal.SIGCHLD, handler)
         self._workers |= set(multiprocessing.active_children()) - others
         return batches
 
@@ -108,14 +115,18 @@ class LastingLoader(Generic[T]):
             try:
                 return next(batches, None)
             except (RuntimeError, OSError, EOFError) as error:  # the latter two: it died while handing over
-                dead = [worker for worker in self._workers if worker.exitcode is not None]
-                if dead:
-                    ends = sorted({_describe_end(worker.exitcode) for worker in dead})
-                    raise _WorkersLost(f"Loader processes have ended ({', '.join(ends)})") from error
-                if not str(error).startswith("DataLoader timed out"):  # else it is from inside a worker
+                self._check_workers(error)
+                if not _is_timeout(error):
                     raise
                 if time.monotonic() > until:
                     raise _WorkersLost(f"No batch came for {self._wait_seconds:.0f} s") from error
+
+    def _check_workers(self, error: Exception) -> None:
+        """Raise _WorkersLost, because of the error, if a worker has ended."""
+        dead = [worker for worker in self._workers if worker.exitcode is not None]
+        if dead:
+            ends = sorted({_describe_end(worker.exitcode) for worker in dead})
+            raise _WorkersLost(f"Loader processes have ended ({', '.join(ends)})") from error
 
     def _replace_workers(self) -> None:
         for worker in self._workers:
@@ -172,6 +183,11 @@ class _Keys:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.current)
+
+
+def _is_timeout(error: Exception) -> bool:
+    """Whether it says that nothing came yet; others are from inside a worker."""
+    return str(error).startswith("DataLoader timed out")
 
 
 def _describe_end(code: int | None) -> str:

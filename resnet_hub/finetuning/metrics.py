@@ -1,5 +1,6 @@
 """From logits and labels to the numbers of a report, by scikit-learn."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,12 @@ def _score_multi_label(logits: Tensor, labels: Tensor, class_names: tuple[str, .
     macro_f1 = f1_score(
         truth, predicted, labels=present if len(present) else None, average="macro", zero_division=_ABSENT
     )
-    mean_precision = average_precision_score(truth.numpy()[:, occurring], logits.numpy()[:, occurring])
+    if not torch.isfinite(logits).all():
+        mean_precision = math.nan
+    elif not occurring.any():
+        mean_precision = 0.0
+    else:
+        mean_precision = average_precision_score(truth.numpy()[:, occurring], logits.numpy()[:, occurring])
     return Score(
         accuracy=exact / total,
         accuracy_interval_95=wilson_interval(exact, total),

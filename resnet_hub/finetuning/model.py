@@ -1,5 +1,7 @@
 """From a name to a network with a new `fc` for the classes of the data set."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,14 @@ import timm
 import torch
 from timm.models import get_pretrained_cfg, is_model, is_model_in_modules, list_models, list_pretrained
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from resnet_hub.errors import ConfigError, nearest
+from resnet_hub.errors import ConfigError, UserError, nearest
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.hub import ensure_pretrained_weights, load
 from resnet_hub.own_weights import is_packaged
+
+_FEWEST_OF_SINGLE_VALUES = 2  # images of which BatchNorm has a variance, if each gives it one value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +114,58 @@ def describe_preprocessing(
     )
     if crop_pct is not None:
         cfg["crop_pct"] = crop_pct
+
+
+@torch.inference_mode()
+def check_takes_images(
+    model: nn.Module, config: FinetuneConfig, *, num_channels: int, num_classes: int, fewest: int
+) -> None:
+    """Raise UserError if the model cannot compute images of the chosen sizes, or batches of the `fewest`."""
+    name, logits = config.model_name_or_path, torch.empty(0)
+    for flag in ("first_image_size", "train_image_size", "image_size"):
+        size = getattr(config, flag)
+        try:
+            with _noting_single_values(model) as single:
+                logits = model.eval()(torch.zeros(1, num_channels, size, size))
+        except RuntimeError as error:
+            raise UserError(
+                f"{name} cannot take images of {size}x{size} pixels ({error}). Choose another --{flag}."
+            ) from error
+        if single and flag != "image_size" and config.num_train_epochs and fewest < _FEWEST_OF_SINGLE_VALUES:
+            raise ConfigError(
+                f"Of images of {size}x{size} pixels {name} has a single value a channel at its end, and some "
+                f"batches would have one image, of which BatchNorm has no variance. Use a larger "
+                f"--per_device_train_batch_size or --{flag}, or fewer processes."
+            )
+    layer: Any = model.get_classifier()  # pyright: ignore[reportCallIssue]
+    if not isinstance(layer, nn.Linear):
+        raise UserError(
+            f"The classifier of {name} is a {type(layer).__name__}, and only a Linear layer is replaced and "
+            f"fitted here."
+        )
+    if logits.shape != (1, num_classes):
+        raise UserError(
+            f"{name} gives {tuple(logits.shape)} outputs, not one for each of {num_classes} classes; it is "
+            f"no classifier that can be fine-tuned."
+        )
+
+
+@contextmanager
+def _noting_single_values(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Inside, which BatchNorms are given one value a channel."""
+    single: list[nn.Module] = []
+
+    def note(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if inputs[0].shape[2:].numel() * len(inputs[0]) == 1:
+            single.append(norm)
+
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(note) for norm in norms]
+    try:
+        yield single
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def is_source(name: str) -> bool:

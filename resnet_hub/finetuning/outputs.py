@@ -1,9 +1,9 @@
 """What a network makes of images: of a batch on its device, and of a split that several processes share."""
 
 from collections.abc import Callable, Iterable
-from typing import cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from resnet_hub.finetuning.float32 import full_float32
@@ -11,6 +11,8 @@ from resnet_hub.finetuning.loader import Batch
 from resnet_hub.finetuning.machine import Machine
 from resnet_hub.finetuning.memory import in_halves
 from resnet_hub.preprocessing import Preprocessing
+
+_MOST_ON_DEVICE = 2**28  # numbers: a gigabyte
 
 
 def normalized(images: Tensor, preprocessing: Preprocessing, machine: Machine) -> Tensor:
@@ -39,14 +41,16 @@ def compute_split(
     `full_precision` the network computes in float32 whatever the run's precision is.
     """
     device = machine.accelerator.device
+    # Where they wait for the end; of many classes they are gigabytes, which a device may not have.
+    waiting = device if num_images * num_outputs <= _MOST_ON_DEVICE else torch.device("cpu")
     num_common_batches = num_images // machine.world_size // batch_size
-    outputs = [torch.zeros(0, num_outputs, device=device)]
-    indices = [torch.zeros(0, dtype=torch.long, device=device)]
+    outputs = [torch.zeros(0, num_outputs, device=waiting)]
+    indices = [torch.zeros(0, dtype=torch.long)]
     for number, batch in enumerate(batches):
         images = normalized(batch.images, preprocessing, machine)
         with full_float32() if full_precision else machine.accelerator.autocast():
-            outputs.append(in_halves(compute, images).float())
-        indices.append(batch.indices.to(device))
+            outputs.append(in_halves(compute, images).float().to(waiting))
+        indices.append(batch.indices)
         if number < num_common_batches:
             between_batches()
     places = _gather_uneven(torch.cat(indices), machine)
@@ -59,8 +63,10 @@ def _gather_uneven(rows: Tensor, machine: Machine) -> Tensor:
     """The rows of all processes on the CPU, whatever number each process has."""
     if machine.world_size == 1:
         return rows.cpu()
-    accelerator = machine.accelerator
-    counts = cast(Tensor, accelerator.gather(torch.tensor([len(rows)], device=rows.device))).tolist()
-    padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
-    everything = cast(Tensor, accelerator.gather(padded)).cpu().split(max(counts))
-    return torch.cat([part[:count] for part, count in zip(everything, counts, strict=True)])
+    counts = [torch.zeros(1, dtype=torch.long) for _ in range(machine.world_size)]
+    dist.all_gather(counts, torch.tensor([len(rows)]), group=machine.speakers)
+    most = int(torch.stack(counts).max())
+    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
+    everything = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(everything, padded, group=machine.speakers if rows.device.type == "cpu" else None)
+    return torch.cat([part[: int(count)].cpu() for part, count in zip(everything, counts, strict=True)])

@@ -15,6 +15,7 @@ from resnet_hub.finetuning import page_figures, page_tables
 from resnet_hub.finetuning.calibration import reliability_bins
 from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.config_file import plain_values
+from resnet_hub.finetuning.figures import MAX_DRAWN_CLASSES
 from resnet_hub.finetuning.html import document, embedded_picture
 from resnet_hub.finetuning.metrics import count_confusions
 from resnet_hub.finetuning.predictions import Predictions, read_predictions
@@ -24,7 +25,6 @@ from resnet_hub.results import RunReport, Score, SplitRecord, TrainRecord
 PICTURES_SHOWN = 12  # mistakes, and as many hard examples
 PICTURE_SIZE = 192  # pixels of the longer side
 _SHEET_WIDTH = 960  # pixels
-_MOST_IN_MATRIX = 1000  # classes
 
 _SHEETS = {
     "train_batch.png": "The first images of training, as the network gets them, augmentation included.",
@@ -161,7 +161,7 @@ def _of_predictions(page: Page) -> dict[str, Any]:
 
 def _confusion_matrix(predictions: Predictions, class_names: Sequence[str]) -> str | None:
     """The figure; None of so many classes that nothing could be seen."""
-    if len(class_names) > _MOST_IN_MATRIX:
+    if len(class_names) > MAX_DRAWN_CLASSES:
         return None
     counts = count_confusions(predictions.labels, predictions.probabilities.argmax(axis=1), len(class_names))
     return page_figures.confusion_matrix(counts, class_names)

@@ -71,7 +71,7 @@ def write_predictions(parts: Sequence[Predictions], class_names: Sequence[str], 
             "label": [_label_text(label, class_names) for label in part.labels],
             "predicted": [class_names[number] for number in best],
             "probability": part.confidence.astype(float),
-            "probabilities": part.probabilities.astype(float).tolist(),
+            "probabilities": _as_lists(part.probabilities),
         }
         tables.append(pa.table(columns))
     if tables:
@@ -103,6 +103,13 @@ def read_predictions(
         labels=labels,
         probabilities=shares.reshape(len(texts), len(class_names)).astype(np.float32),
     )
+
+
+def _as_lists(values: NDArray[np.float32]) -> pa.LargeListArray:
+    """A list for each row, whose numbers are not copied: of many classes they are gigabytes."""
+    num_rows, num_columns = values.shape
+    offsets = np.arange(num_rows + 1, dtype=np.int64) * num_columns
+    return pa.LargeListArray.from_arrays(offsets, np.ascontiguousarray(values).ravel())
 
 
 def _label_text(label: Any, names: Sequence[str]) -> str:

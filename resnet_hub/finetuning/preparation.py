@@ -11,14 +11,13 @@ from typing import Any
 
 import datasets.config
 import psutil
-import torch
 from accelerate.utils import gather_object
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
-from resnet_hub.errors import ConfigError, UserError
+from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.augment import fixed_views, parse_auto_augment, short_side_to_keep
 from resnet_hub.finetuning.cache_folder import check_cache_folder
 from resnet_hub.finetuning.config import FinetuneConfig, with_options
@@ -37,6 +36,7 @@ from resnet_hub.finetuning.model import (
     Origin,
     build_model,
     check_model_name,
+    check_takes_images,
     describe_preprocessing,
     train_size_of,
     width_of,
@@ -200,7 +200,14 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
             ours=preprocessing,
         ),
     )
-    _check_fits(run)
+    check_takes_images(
+        model,
+        config,
+        num_channels=preprocessing.num_channels,
+        num_classes=len(data.class_names),
+        fewest=plan.fewest_in_batch(machine.world_size, config.gradient_accumulation_steps)
+        * (machine.world_size if machine.sync_batchnorm else 1),
+    )
     _check_features_fit(run)
     folder.check_same_run(config, facts=run.facts())
     display.say(_summary(run))
@@ -318,32 +325,6 @@ def _check_publishing(config: FinetuneConfig) -> None:
 def repo_id_of(config: FinetuneConfig) -> str:
     """The repository that the run is published to; without an owner it is the token's."""
     return config.hub_model_id or output_dir_of(config).name
-
-
-@torch.inference_mode()
-def _check_fits(run: Run) -> None:
-    """Raise UserError if the model cannot compute images of the chosen size."""
-    logits = torch.empty(0)
-    for flag in ("first_image_size", "train_image_size", "image_size"):
-        size = getattr(run.config, flag)
-        try:
-            logits = run.model.eval()(torch.zeros(1, run.preprocessing.num_channels, size, size))
-        except RuntimeError as error:
-            raise UserError(
-                f"{run.config.model_name_or_path} cannot take images of {size}x{size} pixels ({error}). "
-                f"Choose another --{flag}."
-            ) from error
-    layer: Any = run.model.get_classifier()  # pyright: ignore[reportCallIssue]
-    if not isinstance(layer, nn.Linear):
-        raise UserError(
-            f"The classifier of {run.config.model_name_or_path} is a {type(layer).__name__}, and only a "
-            f"Linear layer is replaced and fitted here."
-        )
-    if logits.shape != (1, len(run.data.class_names)):
-        raise UserError(
-            f"{run.config.model_name_or_path} gives {tuple(logits.shape)} outputs, not one "
-            f"for each of {len(run.data.class_names)} classes; it is no classifier that can be fine-tuned."
-        )
 
 
 def _check_features_fit(run: Run) -> None:

@@ -14,7 +14,7 @@ from resnet_hub.errors import HubError, RunError
 from resnet_hub.finetuning.config_file import plain_values
 from resnet_hub.finetuning.data import Split
 from resnet_hub.finetuning.evaluation import evaluate
-from resnet_hub.finetuning.figures import draw_confusion_matrix, draw_learning_curves
+from resnet_hub.finetuning.figures import MAX_DRAWN_CLASSES, draw_confusion_matrix, draw_learning_curves
 from resnet_hub.finetuning.html import as_webp
 from resnet_hub.finetuning.loop import TrainingDivergedError
 from resnet_hub.finetuning.metrics import confusion, probabilities, score_predictions
@@ -77,7 +77,7 @@ def write_results(run: Run, training: Training, report: RunReport, logits: dict[
     if any(event["event"] == "train" for event in events):
         figures["Learning curves"] = draw_learning_curves(events, folder.plots / "learning_curves.png")
     shown = next((name for name in reversed(_EVALUATED) if name in logits), None)
-    if shown is not None and not run.data.multi_label:
+    if shown is not None and not run.data.multi_label and len(report.class_names) <= MAX_DRAWN_CLASSES:
         labels = torch.as_tensor(_split(run, shown).labels)
         counts = confusion(logits[shown], labels)
         path = folder.plots / f"confusion_{shown}.png"

@@ -98,6 +98,10 @@ class EpochPlan:
         assert 0 <= micro < num_micro, f"micro-batch {micro} of {num_micro}"
         return part(self.global_batch(epoch, step), micro * world_size + rank, num_micro * world_size)
 
+    def fewest_in_batch(self, world_size: int, num_micro: int) -> int:
+        """Images that the smallest micro-batch of a process has."""
+        return self.num_images // self.steps_per_epoch // (world_size * num_micro)
+
     def check_parts(self, world_size: int, num_micro: int) -> None:
         """Raise ConfigError if some process would get an empty micro-batch."""
         parts = world_size * num_micro

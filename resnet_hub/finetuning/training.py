@@ -109,7 +109,7 @@ def _train_epoch(run: Run, training: Training, epoch: int) -> None:
     batches = training.batches.epoch(epoch, first_step, schedule_epoch=progress.schedule_epoch)
     steps = left_out.noting(batches)
     for measured in train_steps(training.trainer, progress, steps, epoch=epoch):
-        left_out.settle(step=progress.step - 1 - epoch * run.plan.steps_per_epoch)
+        left_out.settle()
         if training.average is not None:
             training.average.after_step(training.network, progress.step)
         rate = run.plan.global_batch_size / measured["seconds"]

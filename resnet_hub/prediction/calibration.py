@@ -52,6 +52,7 @@ def temperature_of_run(folder: Path, class_names: Sequence[str]) -> float:
             f"{path} has no validation images with a single label each, so that no temperature can be "
             "fitted. Give it as a number."
         )
-    probabilities = torch.tensor(table["probabilities"].to_pylist(), dtype=torch.float64)
+    shares: Any = table["probabilities"].combine_chunks()
+    probabilities = torch.tensor(shares.flatten().to_numpy()).double().view(len(texts), -1)
     labels = torch.tensor([numbers[text] for text in texts])
     return fit_temperature(probabilities.clamp_min(_SMALLEST).log(), labels)

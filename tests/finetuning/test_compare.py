@@ -1,6 +1,7 @@
 """`resnet-hub compare`: runs side by side, tested where they answered the same images."""
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,21 @@ def write_run(folder: Path, *, wrong: set[int], rate: float, first_row: int = 0,
         recipe={"learning_rate": rate, "seed": 0, "output_dir": str(folder)},
     ).save(folder / "report.json")
     return folder
+
+
+def test_a_report_that_finds_no_room_is_not_there(tmp_path: Path):
+    """It says that a run is finished: half of it would keep the same command from going on."""
+    report = RunReport.load(write_run(tmp_path / "run", wrong={0}, rate=0.1) / "report.json")
+    path, before = tmp_path / "report.json", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            report.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not path.exists()
+    report.save(path)
+    assert RunReport.load(path) == report
 
 
 @pytest.fixture

@@ -1,8 +1,12 @@
 """Loader processes of evaluation wait for the next one, for to start and end them takes a second."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import psutil
+import pytest
 import torch
 
 from resnet_hub.finetuning.evaluation import evaluate, reestimate_batchnorm
@@ -33,3 +37,20 @@ def test_loader_processes_of_evaluation_are_kept_while_there_is_something_to_dec
     assert not processes()
     assert torch.equal(kept[0], kept[1])
     assert torch.equal(seen[0][1], seen[1][1])
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_loader_processes_that_end_or_stop_while_they_wait_are_replaced(
+    how: signal.Signals, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    options = {"dataloader_num_workers": 2, "per_device_eval_batch_size": 64, "image_memory_gb": 0.0}
+    run, training = prepared(tmp_path / "run", **options)
+    others = {child.pid for child in psutil.Process().children()}
+    expected = evaluate(run, training, run.data.validation, training.network)
+    waiting = [child for child in psutil.Process().children() if child.pid not in others]
+    assert len(waiting) == 2
+    os.kill(waiting[0].pid, how)
+    time.sleep(0.5)
+    assert torch.equal(evaluate(run, training, run.data.validation, training.network), expected)
+    assert "they are replaced and the run goes on" in caplog.text
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in waiting)

@@ -45,6 +45,14 @@ def test_a_label_that_neither_occurs_nor_is_predicted_does_not_lower_f1():
     assert score_predictions(logits, labels, NAMES[:4]).macro_f1 == 0.75
 
 
+def test_several_labels_without_numbers_or_without_any_label_have_a_score_too():
+    labels = torch.tensor([[1.0, 0, 1], [0, 1, 0]])
+    score = score_predictions(torch.full((2, 3), torch.nan), labels, NAMES[:3])
+    assert np.isnan(score.loss)
+    assert np.isnan(score.mean_average_precision or 0.0)
+    assert score_predictions(torch.ones(2, 3), torch.zeros(2, 3), NAMES[:3]).mean_average_precision == 0.0
+
+
 def test_fewer_than_five_classes_have_a_top5_of_one():
     score = score_predictions(torch.randn(9, 3), torch.randint(0, 3, (9,)), NAMES[:3])
     assert score.top5_accuracy == 1.0

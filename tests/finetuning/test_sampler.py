@@ -1,10 +1,15 @@
 """The plan of an epoch: every image once, the same for any number of processes, from any step on."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from resnet_hub.errors import ConfigError
+from resnet_hub.finetuning.__main__ import main
 from resnet_hub.finetuning.sampler import EpochPlan, part
+
+from .image_files import class_folders
 
 
 def step_images(plan: EpochPlan, epoch: int, step: int, world_size: int, num_micro: int) -> np.ndarray:
@@ -85,3 +90,16 @@ def test_parts_are_those_of_numpy(length: int, count: int):
     indices = np.arange(length)
     expected = np.array_split(indices, count)
     assert all(np.array_equal(part(indices, number, count), expected[number]) for number in range(count))
+
+
+def test_a_batch_of_one_image_with_a_single_value_a_channel_is_refused_before_anything_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """BatchNorm has no variance of it; seven images in steps of two leave one alone."""
+    data = class_folders(tmp_path / "data", {"cat": 3, "dog": 4})
+    flags = ["--train_dir", str(data), "--model", "my_resnet18", "--no-pretrained", "--image_size", "32"]
+    flags += ["--validation_fraction", "0", "--test_fraction", "0", "--output_dir", str(tmp_path / "run")]
+    assert main([*flags, "--per_device_train_batch_size", "2", "--num_train_epochs", "1"]) == 2
+    assert "BatchNorm has no variance" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main([*flags, "--per_device_train_batch_size", "4", "--max_train_steps", "1"]) == 0

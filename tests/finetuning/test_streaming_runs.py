@@ -103,6 +103,15 @@ def test_bad_images_of_a_stream_are_left_out_listed_once_and_not_counted(uninter
     assert report.train.steps == 38
 
 
+def test_bad_images_are_listed_where_steps_are_read_late_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As on a GPU, where what a step measured is known one step later."""
+    monkeypatch.setattr("resnet_hub.finetuning.streamed_data.SAMPLE_IMAGES", 8)
+    monkeypatch.setattr("resnet_hub.finetuning.state.can_be_read_late", lambda *_: True)
+    data, folder = digits_folder(tmp_path / "data", (70, 501, 900)), tmp_path / "run"
+    assert main(arguments(data, folder, "--num_train_epochs", "1")) == 0
+    assert {image["row"] for image in bad_images(folder)} == {70, 501, 900}
+
+
 def test_more_bad_images_than_allowed_stop_the_run_with_their_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
