@@ -17,7 +17,7 @@ LEVELS = (
     ("errors", "results", "launcher", "when_timm_is_imported"),
     ("variant", "blocks", "architecture"),
     ("strict_loading", "timm_build", "pretrained", "own_weights", "my_resnet", "optimize"),
-    ("images", "preprocessing"),
+    ("images", "image_files", "preprocessing"),
     ("model_card",),
     ("hub",),
     ("predict", "conformance", "formats"),

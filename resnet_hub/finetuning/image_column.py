@@ -87,6 +87,11 @@ class ImageColumn:
             return None
         return " ".join((self.table._fingerprint, *map(str, stamps)))
 
+    def file_of(self, row: int) -> str | None:
+        """The file that the row names; None if the image is in the table."""
+        (stored,) = self.stored(np.array([row]))
+        return stored and stored["path"] if stored is None or stored["bytes"] is None else None
+
     def read(self, value: Mapping[str, Any] | None) -> bytes:
         """The bytes of the image file that a row holds or names; raises BadImageError."""
         return read_stored(value, self.folders)

@@ -24,6 +24,12 @@ class BadImage:
     row: int
     used_for: str
     problem: str
+    file: str | None = None
+    """Where it is, if it is a file of its own."""
+
+    def __str__(self) -> str:
+        """Where it is and what is wrong with it, in a line."""
+        return f"{self.file or f'{self.split} row {self.row}'}: {self.problem}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +94,11 @@ def find_bad_images(
         for position in np.flatnonzero(split.seen.problems != ""):
             source_split, row = place_of(int(split.rows[position]), sizes)
             problem = str(split.seen.problems[position])
-            bad.append(BadImage(split=source_split, row=row, used_for=name, problem=problem))
+            file = split.images.file_of(int(split.rows[position]))
+            bad.append(BadImage(split=source_split, row=row, used_for=name, problem=problem, file=file))
     total = sum(len(split) for split in splits.values())
     if len(bad) > limit * total:
-        listed = "\n".join(f"  {image.split} row {image.row}: {image.problem}" for image in bad[:SHOWN])
+        listed = "\n".join(f"  {image}" for image in bad[:SHOWN])
         more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         raise DataError(
             f"{len(bad):,} of {total:,} images ({len(bad) / total:.1%}) cannot be used; --max_bad_images "

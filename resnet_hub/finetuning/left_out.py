@@ -47,7 +47,7 @@ class LeftOut:
         if len(unreadable) <= limit * total:
             return
         newest = _as_bad_images(self._run, unreadable)[-SHOWN:]
-        lines = "\n".join(f"  {image.split} row {image.row}: {image.problem}" for image in newest)
+        lines = "\n".join(f"  {image}" for image in newest)
         raise RunError(
             f"{len(unreadable):,} of {total:,} training images cannot be used so far; --max_bad_images "
             f"allows {limit:.1%}. The last of them:\n{lines}\nAll are in {self._run.folder.bad_images}. "

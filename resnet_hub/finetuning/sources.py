@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
 from PIL import Image
 
 from resnet_hub.errors import DataError, nearest
+from resnet_hub.finetuning.class_folders import has_table, read_class_folders, split_folders
 from resnet_hub.finetuning.config import FinetuneConfig
 
 DIGITS = "digits"
@@ -137,27 +138,26 @@ def _open_class_folders(config: FinetuneConfig) -> Source:
     for split, folder in folders.items():
         if not folder.is_dir():
             raise DataError(_no_such_folder(f"{split}_dir", folder))
-    found = _load(
-        str(config.train_dir),
-        lambda: datasets.load_dataset(
-            "imagefolder",
-            data_files={split: _files_in(folder) for split, folder in folders.items()},
-        ),
-    )
-    return Source(
-        name=folders["train"].name, revision=None, splits=_as_splits(found), folders=tuple(folders.values())
-    )
-
-
-def _files_in(folder: Path) -> list[str]:
-    """Patterns of all files in a folder and in the folders it links to, which `datasets` does not enter."""
-    links = sorted(entry for entry in folder.iterdir() if entry.is_symlink() and entry.is_dir())
-    return [f"{glob.escape(str(place))}/**" for place in (folder, *links)]
+    if any(map(has_table, folders.values())):
+        found = _load(
+            str(config.train_dir),
+            lambda: datasets.load_dataset(
+                "imagefolder",
+                data_files={split: f"{glob.escape(str(folder))}/**" for split, folder in folders.items()},
+            ),
+        )
+        splits = _as_splits(found)
+    else:
+        splits = read_class_folders(folders)
+    return Source(name=folders["train"].name, revision=None, splits=splits, folders=tuple(folders.values()))
 
 
 def _open_folder(name: str, folder: Path, config: FinetuneConfig) -> Source:
     """A folder of images, of Parquet, or one that `save_to_disk` wrote."""
     folder = folder.resolve()
+    splits = split_folders(folder)
+    if splits is not None:
+        return Source(name=folder.name, revision=None, splits=read_class_folders(splits), folders=(folder,))
     if _is_saved(folder):
         found = _load(name, lambda: datasets.load_from_disk(str(folder)))
     else:

@@ -11,28 +11,9 @@ from http.client import HTTPException
 from pathlib import Path
 
 from resnet_hub.errors import DataError, nearest
+from resnet_hub.image_files import SUFFIXES, images_below
 from resnet_hub.images import BadImageError
 
-SUFFIXES = frozenset(
-    {
-        *(
-            ".jpg",
-            ".jpeg",
-            ".jpe",
-            ".jfif",
-            ".mpo",
-            ".png",
-            ".apng",
-            ".gif",
-            ".webp",
-            ".avif",
-            ".heic",
-            ".heif",
-        ),
-        *(".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".ico"),
-    }
-)
-"""Endings by which the images of a folder are found; a file that is named itself may have any."""
 MAX_DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_SECONDS = 30.0
 _ANSWER_SECONDS = 10.0
@@ -82,9 +63,7 @@ def is_url(text: str) -> bool:
 def _local(source: str) -> list[str]:
     path = Path(source).expanduser()
     if path.is_dir():
-        names = sorted(
-            str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
-        )
+        names = images_below(path)
         if not names:
             raise DataError(
                 f"The folder {source} holds no images (looked for {', '.join(sorted(SUFFIXES))})."

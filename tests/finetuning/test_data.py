@@ -91,6 +91,44 @@ def test_folders_named_after_splits_are_the_splits(tmp_path: Path):
     }
 
 
+@pytest.mark.parametrize("option", ["train_dir", "dataset_name"])
+def test_the_class_is_the_folder_on_the_first_level_whatever_is_in_it(tmp_path: Path, option: str):
+    """`datasets` would take the years for the classes."""
+    for name, first_seed in (("cat", 0), ("dog", 20)):
+        class_folders(tmp_path / "pets" / name, {"2021": 4, "2022": 6}, first_seed=first_seed)
+    (tmp_path / "pets" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "pets" / "cat" / "._0.jpg").write_bytes(b"from a Mac")
+    data = load_data(FinetuneConfig(**{option: str(tmp_path / "pets")}))
+    assert data.class_names == ("cat", "dog")
+    assert sum(len(split) for split in data.splits.values()) == 20
+
+
+def test_an_image_beside_the_class_folders_is_named_and_left_out(tmp_path: Path, caplog):
+    folder = class_folders(tmp_path / "pets", {"cat": 10, "dog": 10, "eel": 0})
+    (folder / "preview.png").write_bytes(encoded(picture(seed=99)))
+    data = load_data(FinetuneConfig(train_dir=folder))
+    assert sum(len(split) for split in data.splits.values()) == 20
+    assert data.class_names == ("cat", "dog")
+    assert "belong to no class, among them preview.png" in caplog.text
+    assert "No image is in eel" in caplog.text
+
+
+def test_folders_without_two_classes_are_refused_with_what_they_hold(tmp_path: Path):
+    one = class_folders(tmp_path / "one", {"cat": 10})
+    with pytest.raises(DataError, match="one class only, 'cat'"):
+        load_data(FinetuneConfig(train_dir=one))
+    splits = tmp_path / "splits"
+    for name in ("train", "val"):
+        class_folders(splits / name, {"cat": 2, "dog": 2})
+    with pytest.raises(DataError, match=f"splits train, val and not classes. Use --dataset_name {splits}"):
+        load_data(FinetuneConfig(train_dir=splits))
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    (flat / "a.png").write_bytes(encoded(picture()))
+    with pytest.raises(DataError, match="no class folders with images"):
+        load_data(FinetuneConfig(train_dir=flat))
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_folder_with_metadata_is_a_data_set(tmp_path: Path, kind: str):
     rows = [(f"{number}.png", ("cat", "dog")[number % 2]) for number in range(30)]
