@@ -23,7 +23,9 @@ try:
 except ImportError:
     decode_jpeg = None
 
-ImageSource = bytes | bytearray | memoryview | str | Path | Image.Image | Mapping[str, Any]
+ImageSource = (
+    bytes | bytearray | memoryview | str | Path | Image.Image | Mapping[str, Any] | NDArray[np.uint8]
+)
 ColorMode = Literal["RGB", "L"]
 Pixels = NDArray[np.uint8]
 
@@ -181,8 +183,11 @@ def read_header(source: ImageSource) -> EncodedImage:
     """The image behind `source`, checked but not yet decoded; BadImageError says what is wrong with it.
 
     Args:
-        source: Encoded bytes, a path, a PIL image, or a row of `datasets`: a mapping with `bytes` or `path`.
+        source: Encoded bytes, a path, a PIL image, a uint8 array (height, width) or (height, width, 3), or a
+            row of `datasets`: a mapping with `bytes` or `path`.
     """
+    if isinstance(source, np.ndarray):
+        source = _of_array(source)
     data = b"" if isinstance(source, Image.Image) else _encoded_bytes(source)
     size, opened = _plain_jpeg_size(data), None
     if size is None:
@@ -271,8 +276,22 @@ def _encoded_bytes(source: bytes | bytearray | memoryview | str | Path | Mapping
         try:
             return Path(source).read_bytes()
         except OSError as error:
-            raise BadImageError(f"cannot be read: {error.strerror or error}") from error
+            raise BadImageError(f"cannot be read: {error.strerror or error}: {source}") from error
+    if not isinstance(source, bytes | bytearray | memoryview):
+        raise BadImageError(
+            f"is no image but a {type(source).__name__}; give a path, the bytes of a file, a PIL image or a "
+            "uint8 array (height, width, 3)"
+        )
     return bytes(source)
+
+
+def _of_array(pixels: Pixels) -> Image.Image:
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
+        raise BadImageError(
+            f"is an array of {pixels.dtype} {pixels.shape}; it has to be uint8 (height, width, 3), or "
+            "(height, width) for grey"
+        )
+    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def _orientation(file: Image.Image) -> int:

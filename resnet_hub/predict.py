@@ -23,7 +23,7 @@ def classify(model: nn.Module, image: ImageSource, *, top_k: int = 5) -> list[Pr
 
     Args:
         model: What `resnet_hub.load` or `timm.create_model` gives.
-        image: A path, the bytes of a file, or a PIL image.
+        image: A path, the bytes of a file, a PIL image, or a uint8 array (height, width, 3).
         top_k: Number of classes.
     """
     return classify_all(model, [image], top_k=top_k)[0]
@@ -72,6 +72,7 @@ def class_names_of(model: nn.Module) -> list[str]:
         info = ImageNetInfo("imagenet-1k")
         return [str(info.index_to_description(number)) for number in range(num_classes)]
     raise ModelError(
-        f"This model has {num_classes} classes and {len(names or ())} class names. Load it with "
-        f"resnet_hub.load(folder), or set model.pretrained_cfg['label_names']."
+        f"This model has {num_classes} classes and {len(names or ())} class names, so it cannot say what it "
+        f"sees. Fine-tune it, load a model with resnet_hub.load(folder), or set "
+        f"model.pretrained_cfg['label_names']."
     )

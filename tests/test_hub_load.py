@@ -131,6 +131,13 @@ def test_a_dead_hub_is_reported_within_seconds_with_the_ways_out(no_hub):
         assert word in str(error.value)
 
 
+def test_a_mistyped_folder_is_not_answered_as_a_repository_alone(no_hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/pets").mkdir(parents=True)
+    with pytest.raises(HubError, match=r"There is no folder runs/pet\. In runs: did you mean 'pets'\?"):
+        resnet_hub.load("runs/pet")
+
+
 def test_missing_pretrained_weights_are_reported_within_seconds(no_hub):
     start = time.monotonic()
     with pytest.raises(HubError, match="timm/resnet50") as error:

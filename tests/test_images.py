@@ -316,3 +316,13 @@ def test_pillow_decides_about_damaged_jpegs(damage: str):
             read_header(damaged).pixels()
     else:
         assert np.array_equal(read_header(damaged).pixels(), expected)
+
+
+def test_arrays_are_images_and_other_things_are_refused_by_what_they_are():
+    pixels = np.asarray(gradient())
+    assert np.array_equal(np.asarray(open_image(pixels)), pixels)
+    assert open_image(pixels[..., 0]).mode == "RGB"
+    with pytest.raises(BadImageError, match=r"array of float64 \(48, 64, 3\); it has to be uint8"):
+        open_image(pixels / 255)
+    with pytest.raises(BadImageError, match="is no image but a list"):
+        open_image([gradient()])  # pyright: ignore[reportArgumentType]

@@ -237,11 +237,22 @@ def test_the_fitted_temperature_has_the_least_loss_of_all():
     logits, labels = torch.randn(500, 3, generator=generator), torch.randint(3, (500,), generator=generator)
     logits[range(500), labels] += 1.0
     fitted = fit_temperature(logits, labels)
+    smoothing = {"label_smoothing": 3 / (2 * 502)}  # a label counts for 501 / 502
     losses = {
-        scale: torch.nn.functional.cross_entropy(logits.double() / (fitted * scale), labels).item()
+        scale: torch.nn.functional.cross_entropy(
+            logits.double() / (fitted * scale), labels, **smoothing
+        ).item()
         for scale in (0.97, 1.0, 1.03)
     }
     assert losses[1.0] < min(losses[0.97], losses[1.03])
+
+
+def test_no_mistakes_among_few_images_do_not_make_answers_certain():
+    labels = torch.arange(18) % 3
+    logits = 4.0 * torch.nn.functional.one_hot(labels, 3) + torch.randn(18, 3, generator=torch.manual_seed(0))
+    assert (logits.argmax(dim=1) == labels).all()
+    confidence = torch.softmax(logits / fit_temperature(logits, labels), dim=1).amax(dim=1).mean()
+    assert confidence < 19 / 20
 
 
 def test_without_validation_predictions_there_is_no_automatic_temperature(run: Path):

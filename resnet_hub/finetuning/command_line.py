@@ -12,11 +12,10 @@ import tyro
 
 from resnet_hub.errors import ConfigError, nearest
 from resnet_hub.finetuning.config import FIELD_NAMES, RECIPES, FinetuneConfig
-from resnet_hub.finetuning.config_file import load_config
+from resnet_hub.finetuning.config_file import SHORT_NAMES, load_config, nearest_option
 
 Recipe = Literal["quick", "balanced", "best"]
 _SYNTAX = (tyro.conf.UsePythonSyntaxForLiteralCollections,)
-SHORT_NAMES = {"--model": "--model_name_or_path"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +97,9 @@ def _long_name(argument: str) -> str:
     match = re.fullmatch(r"--([A-Za-z][\w-]*)(=.*)?", argument, flags=re.DOTALL)
     if not match:
         return argument
-    flag = "--" + match[1].replace("-", "_")
-    flag = flag.replace("--no_", "--no-", 1) if flag.startswith("--no_") else flag
-    return SHORT_NAMES.get(flag, flag) + (match[2] or "")
+    name = match[1].replace("-", "_")
+    name = name.replace("no_", "no-", 1) if name.startswith("no_") else name
+    return "--" + SHORT_NAMES.get(name, name) + (match[2] or "")
 
 
 def _refuse_unknown_flags(typed: Sequence[str], kind: type[Command]) -> None:
@@ -110,5 +109,5 @@ def _refuse_unknown_flags(typed: Sequence[str], kind: type[Command]) -> None:
             name = argument[2:].split("=", 1)[0].removeprefix("no-")
             if name not in known:
                 raise ConfigError(
-                    f"There is no flag --{name}; {nearest(name, known)} --help lists all flags."
+                    f"There is no flag --{name}; {nearest_option(name, known)} --help lists all flags."
                 )

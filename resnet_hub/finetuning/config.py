@@ -26,7 +26,8 @@ class FinetuneConfig:
 
     # The model
     model_name_or_path: str = "my_resnet50"
-    """ResNet of the family or of timm (with a tag: my_resnet50.a1_in1k), a model folder, or user/repo."""
+    """ResNet of the family or of timm (with a tag: my_resnet50.a1_in1k), a model folder, or user/repo.
+    --model is short for it."""
     pretrained: bool = True
     """Start from pretrained weights; --no-pretrained starts from random ones."""
 

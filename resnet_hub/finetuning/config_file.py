@@ -1,5 +1,6 @@
 """The configuration of a run as a YAML file, and back."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -8,6 +9,49 @@ import yaml
 
 from resnet_hub.errors import ConfigError, nearest
 from resnet_hub.finetuning.config import FinetuneConfig
+
+SHORT_NAMES = {"model": "model_name_or_path"}
+"""Names that are as good as the field's own."""
+
+# What timm's and transformers' scripts call them.
+_NAMES_ELSEWHERE = {
+    **dict.fromkeys(("lr", "base_lr", "rate"), "learning_rate"),
+    **dict.fromkeys(("epochs", "num_epochs"), "num_train_epochs"),
+    **dict.fromkeys(("batch_size", "train_batch_size", "b"), "per_device_train_batch_size"),
+    **dict.fromkeys(("eval_batch_size", "validation_batch_size"), "per_device_eval_batch_size"),
+    **dict.fromkeys(("wd", "decay"), "weight_decay"),
+    **dict.fromkeys(("opt", "optim"), "optimizer"),
+    **dict.fromkeys(("fp16", "bf16", "amp", "amp_dtype"), "mixed_precision"),
+    **dict.fromkeys(("data_dir", "data", "train_folder"), "train_dir"),
+    **dict.fromkeys(("val_dir", "valid_dir"), "validation_dir"),
+    **dict.fromkeys(("dataset", "hf_dataset"), "dataset_name"),
+    **dict.fromkeys(("img_size", "input_size", "resolution", "size"), "image_size"),
+    **dict.fromkeys(("workers", "num_workers"), "dataloader_num_workers"),
+    **dict.fromkeys(("warmup_epochs", "warmup_ratio", "warmup"), "warmup_steps"),
+    **dict.fromkeys(("smoothing",), "label_smoothing"),
+    **dict.fromkeys(("drop_path",), "drop_path_rate"),
+    **dict.fromkeys(("aa",), "auto_augment"),
+    **dict.fromkeys(("reprob",), "random_erasing"),
+    **dict.fromkeys(("hflip",), "horizontal_flip"),
+    **dict.fromkeys(("clip_grad", "gradient_clipping", "grad_clip"), "max_grad_norm"),
+    **dict.fromkeys(("grad_accum_steps", "accumulation_steps"), "gradient_accumulation_steps"),
+    **dict.fromkeys(("model_ema",), "ema"),
+    **dict.fromkeys(("model_ema_decay",), "ema_decay"),
+    **dict.fromkeys(("torchcompile", "compile"), "torch_compile"),
+    **dict.fromkeys(("sync_bn",), "sync_batchnorm"),
+    **dict.fromkeys(("resume_from_checkpoint",), "resume"),
+    **dict.fromkeys(("output", "out", "out_dir"), "output_dir"),
+    **dict.fromkeys(("max_steps",), "max_train_steps"),
+    **dict.fromkeys(("patience", "early_stopping_patience"), "early_stopping_epochs"),
+    **dict.fromkeys(("freeze", "freeze_layers"), "frozen_stages"),
+    **dict.fromkeys(("teacher",), "teacher_model"),
+}
+
+
+def nearest_option(name: str, known: Iterable[str]) -> str:
+    """Half a sentence that helps with an unknown option: what it is called here, or what is spelt alike."""
+    here = _NAMES_ELSEWHERE.get(name)
+    return f"it is called {here} here." if here in set(known) else nearest(name, known)
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -47,8 +91,9 @@ def options_from_mapping(values: dict[str, Any], *, source: str) -> dict[str, An
     options = {}
     for key, value in values.items():
         name = str(key).replace("-", "_")
+        name = SHORT_NAMES.get(name, name)
         if name not in types:
-            raise ConfigError(f"{source} has an unknown option {key!r}; {nearest(name, types)}")
+            raise ConfigError(f"{source} has an unknown option {key!r}; {nearest_option(name, types)}")
         options[name] = _convert(value, types[name], f"{source}: {name}")
     return options
 

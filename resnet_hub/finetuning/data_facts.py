@@ -193,7 +193,7 @@ def _notes_on_images(
     ]
     wide = sum(count for kind, count in kinds.items() if kind.split()[-1].startswith(("I", "F")))
     if wide:
-        notes.append(f"{wide:,} images have 16 or 32 bits per pixel and are scaled to 8.")
+        notes.append(f"{wide:,} images have 16 or 32 bits per pixel and are scaled to 8: white is 65,535.")
     tiny = int((sizes.min(axis=1) < _FEWEST_PIXELS).sum())
     if tiny:
         notes.append(f"{tiny:,} images have a side of less than {_FEWEST_PIXELS} pixels.")

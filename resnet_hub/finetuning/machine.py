@@ -24,6 +24,7 @@ from resnet_hub.finetuning.config import FinetuneConfig, Precision
 from resnet_hub.finetuning.cores import available_cores
 from resnet_hub.finetuning.freed_memory import keep_freed_memory
 from resnet_hub.finetuning.hyperrule import SMALL_IMAGE
+from resnet_hub.finetuning.preemption import was_launched
 
 logger = logging.getLogger(__name__)
 
@@ -148,8 +149,7 @@ def start_machine(config: FinetuneConfig) -> Machine:
     _refuse_other_engines(accelerator)
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     num_cores = max(1, available_cores() // local_processes)
-    # `accelerate launch` without --cpu and torchrun both leave OMP_NUM_THREADS=1 on a machine without GPUs.
-    torch.set_num_threads(num_cores if cpu_only else min(num_cores, 4))
+    torch.set_num_threads(_choose_num_threads(num_cores if cpu_only else min(num_cores, 4)))
     if cpu_only:
         keep_freed_memory()
     else:
@@ -181,6 +181,18 @@ def choose_num_workers(config: FinetuneConfig, machine: Machine, image_size: tup
         return 0  # the network needs every core; a loader process would only take turns with it
     most = SMALL_IMAGE_WORKERS if max(image_size) <= SMALL_IMAGE else MAX_WORKERS
     return min(most, machine.num_cores)
+
+
+def _choose_num_threads(most: int) -> int:
+    """As many threads as the process may use, or as OMP_NUM_THREADS says.
+
+    `accelerate launch` without --cpu and torchrun both set that to 1 on a machine without GPUs, so a 1 that
+    came through a launcher is nobody's wish.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if not asked.isdigit() or int(asked) < 1 or (int(asked) == 1 and was_launched()):
+        return most
+    return min(int(asked), most)
 
 
 def has_bf16_units() -> bool:

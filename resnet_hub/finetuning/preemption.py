@@ -77,9 +77,14 @@ def launcher_is_gone() -> bool:
     return launcher is not None and os.getppid() != launcher
 
 
+def was_launched() -> bool:
+    """Whether torchrun, `accelerate launch` or `resnet-hub finetune` started this process."""
+    return any(name in os.environ for name in _LAUNCHER_VARIABLES)
+
+
 @cache
 def _launcher() -> int | None:
-    if not any(name in os.environ for name in _LAUNCHER_VARIABLES):
+    if not was_launched():
         return None
     ours = os.environ.get(LAUNCHED, "")  # it says who it is, so that it may die before anybody looks
     return int(ours) if ours.isdigit() else os.getppid()

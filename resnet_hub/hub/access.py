@@ -215,7 +215,7 @@ def not_to_be_had(repo_id: str, *, found: str, filename: str | None = None) -> U
         f"{_asked_where()} "
         f"Cache: {constants.HF_HUB_CACHE} (set HF_HOME or HF_HUB_CACHE, or fill it where there is a "
         f"connection: "
-        f"resnet-hub download {repo_id}). To start from random weights instead: --no-pretrained.",
+        f"resnet-hub download {repo_id}). A fine-tuning can also start from random weights: --no-pretrained.",
     )
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-from resnet_hub.errors import HubError
+from resnet_hub.errors import HubError, nearest
 from resnet_hub.hub.config_file import CONFIG_FILE, ModelConfig, read_config
 from resnet_hub.hub.download import fetch, pin, remember
 from resnet_hub.hub.weights import PICKLES, WEIGHTS_FILE, read_weights
@@ -46,13 +46,25 @@ def load(source: str | Path, *, revision: str | None = None, cache_dir: Path | N
             )
         return load_files(folder / CONFIG_FILE, folder / WEIGHTS_FILE, source=str(source))
     repo_id, at, named = str(source).removeprefix("hf-hub:").partition("@")
-    pinned = pin(repo_id, revision=revision or (named if at else None), cache_dir=cache_dir)
+    try:
+        pinned = pin(repo_id, revision=revision or (named if at else None), cache_dir=cache_dir)
+    except HubError as error:
+        raise _no_folder_either(Path(repo_id), error) from error
     config = fetch(pinned, CONFIG_FILE, cache_dir=cache_dir)
     weights = fetch(pinned, WEIGHTS_FILE, cache_dir=cache_dir)
     remember(pinned, cache_dir=cache_dir)
     model = load_files(config.path, weights.path, source=repo_id, data=weights.data)
     model.pretrained_cfg |= {"hf_hub_id": f"{repo_id}@{pinned.commit}", "source": "hf-hub"}  # pyright: ignore
     return model
+
+
+def _no_folder_either(folder: Path, error: HubError) -> HubError:
+    """The error with what a person may have meant, if the name could be that of a folder here."""
+    if len(folder.parts) == 1 or not folder.parent.is_dir():
+        return error
+    inside = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()]
+    hint = f"In {folder.parent}: {nearest(folder.name, inside)}" if inside else f"{folder.parent} has none."
+    return HubError(f"There is no folder {folder}. {hint} As a repository of the Hub: {error}")
 
 
 def local_folder(source: str | Path) -> Path | None:

@@ -19,14 +19,20 @@ _SMALLEST = 1e-12  # a probability of 0 is a rounded one
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The number to divide logits by so that the mean log-likelihood of the labels is largest.
 
+    Each label counts for a little less than certain, (images + 1) / (images + 2): where no image was wrong,
+    any answer would be called certain otherwise (Platt 1999, "Probabilistic outputs for support vector
+    machines", section 2.2).
+
     Args:
         logits: (images, classes), of images that were not trained on; log-probabilities do as well.
         labels: (images,) class numbers.
     """
     scores = logits.double()
+    num_images, num_classes = logits.shape
+    smoothing = num_classes / ((num_images + 2) * max(1, num_classes - 1))
 
     def loss(inverse: float) -> float:  # convex in 1/temperature
-        return float(F.cross_entropy(scores * inverse, labels))
+        return float(F.cross_entropy(scores * inverse, labels, label_smoothing=smoothing))
 
     bounds = (1 / _RANGE[1], 1 / _RANGE[0])
     found: Any = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})

@@ -8,6 +8,7 @@ from torch import nn
 import resnet_hub.registration  # noqa: F401  the family's names
 from resnet_hub.errors import ModelError, nearest
 from resnet_hub.hub import ensure_pretrained_weights, load
+from resnet_hub.own_weights import is_packaged
 
 
 def open_model(name: str | Path, *, revision: str | None = None, pretrained: bool = True) -> nn.Module:
@@ -43,6 +44,8 @@ def open_model(name: str | Path, *, revision: str | None = None, pretrained: boo
     if base != text and text not in tags:
         raise ModelError(f"There are no weights {text!r}; {nearest(text, tags)}")
     file = ensure_pretrained_weights(text)
-    if file is None:
+    cfg = timm.get_pretrained_cfg(text)
+    if file is None and not (cfg is not None and is_packaged(cfg.file)):
         raise ModelError(f"The weights of {text} are not on the Hub; {nearest(text, tags)}")
-    return timm.create_model(text, pretrained=True, pretrained_cfg_overlay={"file": str(file)}).eval()
+    overlay = None if file is None else {"file": str(file)}
+    return timm.create_model(text, pretrained=True, pretrained_cfg_overlay=overlay).eval()

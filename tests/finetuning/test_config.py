@@ -7,7 +7,7 @@ import pytest
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.command_line import parse_command_line
 from resnet_hub.finetuning.config import FIELD_NAMES, FinetuneConfig, with_options
-from resnet_hub.finetuning.config_file import load_config, options_from_mapping, save_config
+from resnet_hub.finetuning.config_file import _NAMES_ELSEWHERE, load_config, options_from_mapping, save_config
 
 # Other programs type these; taking one away breaks them.
 PROMISED = [
@@ -73,6 +73,8 @@ def test_a_saved_configuration_is_taken_back(tmp_path: Path):
     [
         (["--learnin_rate", "1"], "learning_rate"),
         (["--dataset", "digits"], "dataset_name"),
+        (["--lr", "1e-3"], "it is called learning_rate here"),
+        (["--batch-size", "64"], "it is called per_device_train_batch_size here"),
         (["--seed", "-1"], "0 or more"),
         (["--dataset_name", "digits", "--train_dir", "x"], "not both"),
         (["--config", "nowhere.yaml"], "no such file"),
@@ -92,6 +94,7 @@ def test_a_mistyped_command_names_what_to_type(arguments, said, capsys):
     [
         ({"learning_rat": 1}, "learning_rate"),
         ({"seed": "many"}, "type int"),
+        ({"epochs": 3}, "it is called num_train_epochs here"),
         ({"seed": 1.5}, "type int"),
         ({"pretrained": "perhaps"}, "type bool"),
         ({"mixed_precision": "fp8"}, "bf16"),
@@ -101,6 +104,15 @@ def test_a_mistyped_command_names_what_to_type(arguments, said, capsys):
 def test_a_mistyped_file_names_what_to_write(values, said):
     with pytest.raises(ConfigError, match=said):
         options_from_mapping(values, source="c.yaml")
+
+
+def test_a_file_may_say_model_as_the_flags_do():
+    assert options_from_mapping({"model": "my_resnet20"}, source="x") == {"model_name_or_path": "my_resnet20"}
+
+
+def test_names_from_elsewhere_lead_to_options_that_there_are():
+    assert set(_NAMES_ELSEWHERE.values()) <= set(FIELD_NAMES)
+    assert not _NAMES_ELSEWHERE.keys() & set(FIELD_NAMES)
 
 
 def test_numbers_are_read_by_the_type_of_the_option():

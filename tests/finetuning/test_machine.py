@@ -18,6 +18,7 @@ from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.cores import available_cores
 from resnet_hub.finetuning.float32 import full_float32
 from resnet_hub.finetuning.machine import (
+    _choose_num_threads,
     _refuse_other_engines,
     choose_num_workers,
     has_bf16_units,
@@ -27,10 +28,27 @@ from resnet_hub.finetuning.machine import (
 from .conftest import TINY, finetune_command, run_command
 
 
-def test_threads_are_the_cores_that_this_process_may_use():
+def test_threads_are_the_cores_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     machine = start_machine(FinetuneConfig())
     assert machine.num_threads == torch.get_num_threads() == available_cores()
     assert f"{available_cores()} threads" in machine.describe()
+
+
+@pytest.mark.parametrize(
+    ("asked", "launched", "threads"),
+    [("3", False, 3), ("3", True, 3), ("1", False, 1), ("1", True, 8), ("99", False, 8), ("", False, 8)],
+)
+def test_omp_num_threads_is_obeyed_unless_a_launcher_has_set_it(
+    asked: str, launched: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+):
+    """torchrun and accelerate launch leave a 1 behind where nobody asked for it."""
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    for name in ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_BACKEND", "RESNET_HUB_LAUNCHED"):
+        monkeypatch.delenv(name, raising=False)
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert _choose_num_threads(8) == threads
 
 
 @pytest.mark.slow

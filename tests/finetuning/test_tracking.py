@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -158,6 +159,12 @@ def test_all_trackers_are_those_that_are_installed(tmp_path: Path):
     sender.log("train", {"loss": 1.0}, step=1)
     sender.finish()
     assert steps_shown(tmp_path, "train/loss") == [1]
+
+
+def test_a_tracker_that_is_not_installed_is_refused_with_what_to_type():
+    AcceleratorState._reset_state(reset_partial_state=True)  # as in the command, where it is the first thing
+    with pytest.raises(ConfigError, match="--report_to dvclive: install it first: pip install dvclive"):
+        check_trackers("dvclive")
 
 
 def test_all_trackers_where_none_is_installed_are_refused_with_what_to_install(monkeypatch):
