@@ -148,7 +148,7 @@ def test_bad_input_is_refused_before_anything_is_written(colour_model, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["my_resnet5000", "my_resnet50.nonsense", "my_resnet20"])
+@pytest.mark.parametrize("name", ["my_resnet5000", "my_resnet50.nonsense", "my_resnet32"])
 def test_a_model_that_is_unknown_or_has_no_weights_is_refused(tmp_path, capsys, name):
     assert main(["export", name, "--output_dir", str(tmp_path / "out")]) == 2
     assert "resnet-hub: " in capsys.readouterr().err

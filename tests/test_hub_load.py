@@ -138,6 +138,12 @@ def test_a_mistyped_folder_is_not_answered_as_a_repository_alone(no_hub, tmp_pat
         resnet_hub.load("runs/pet")
 
 
+def test_a_run_that_is_not_finished_is_no_model_yet(tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    with pytest.raises(HubError, match="a run that is not finished"):
+        resnet_hub.load(tmp_path / "run")
+
+
 def test_missing_pretrained_weights_are_reported_within_seconds(no_hub):
     start = time.monotonic()
     with pytest.raises(HubError, match="timm/resnet50") as error:

@@ -49,21 +49,21 @@ def _carry_out(arguments: Sequence[str] | None, *, is_main: bool) -> int:
 
     command = parse_command_line(arguments, description=__doc__)
     if command.print_config:
-        print(dump_config(command.options), end="")  # noqa: T201
+        print(dump_config(command.finetuning), end="")  # noqa: T201
         return 0
     from resnet_hub.finetuning.run import dry_run, find_learning_rate, finetune  # noqa: PLC0415  --help does not wait for torch
 
     if command.dry_run:
-        dry_run(command.options)
+        dry_run(command.finetuning)
         return 0
     if command.find_learning_rate:
-        search = find_learning_rate(command.options)
+        search = find_learning_rate(command.finetuning)
         if is_main:
             print(search.describe())  # noqa: T201
         return 0
     from resnet_hub.finetuning.summary import summarise  # noqa: PLC0415
 
-    report = finetune(command.options)
+    report = finetune(command.finetuning)
     if is_main:
         print(summarise(report))  # noqa: T201
     return 0

@@ -33,7 +33,7 @@ class Command:
     """Try rates on the run's first steps, write learning_rate.png and .json into output_dir, suggest one."""
     print_config: bool = False
     """Print the configuration as YAML and stop."""
-    options: Annotated[FinetuneConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=FinetuneConfig)
+    finetuning: Annotated[FinetuneConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=FinetuneConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def parse_command_line(
     return tyro.cli(
         kind,
         args=typed,
-        default=kind(config=early.config, recipe=early.recipe, options=options),
+        default=kind(config=early.config, recipe=early.recipe, finetuning=options),
         prog=prog,
         description=description,
         config=_SYNTAX,
@@ -103,7 +103,7 @@ def _long_name(argument: str) -> str:
 
 
 def _refuse_unknown_flags(typed: Sequence[str], kind: type[Command]) -> None:
-    known = {"help", *FIELD_NAMES, *(entry.name for entry in fields(kind))} - {"options"}
+    known = {"help", *FIELD_NAMES, *(entry.name for entry in fields(kind))} - {"finetuning"}
     for argument in typed:
         if argument.startswith("--"):
             name = argument[2:].split("=", 1)[0].removeprefix("no-")

@@ -109,7 +109,8 @@ def complete(
     if (config.warmup_steps or 0) > total_steps:
         raise ConfigError(
             f"--warmup_steps {config.warmup_steps}: the run has {total_steps} steps, so its rate would never "
-            f"reach its peak. Give at most {total_steps}, or leave it out for {total_steps // 20}."
+            f"reach its peak. Give at most {total_steps}; where nothing is said, in --config neither, it is "
+            f"{total_steps // 20}."
         )
     grows = config.low_resolution_first or config.first_image_size not in (None, train_size)
     is_averaged = bool(config.average_last_epochs) or (

@@ -43,7 +43,7 @@ def run_finetune(words: Sequence[str]) -> int:
     command = parse_command_line(words, description=_DESCRIPTION, prog=_PROG, kind=LaunchCommand)
     assert isinstance(command, LaunchCommand)
     if command.print_config:
-        print(dump_config(command.options), end="")
+        print(dump_config(command.finetuning), end="")
         return 0
     if "RANK" in os.environ:
         raise ConfigError(

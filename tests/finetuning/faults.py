@@ -106,8 +106,8 @@ def slow_disk(seconds: float) -> None:
 def ledger(file: str) -> None:
     """Every step done is written down: epoch, step, process, images, a digest of pixels and labels, loss."""
 
-    def note(step: Callable, trainer: Any, micro_batches: list, *, key: tuple, **options: Any) -> Any:
-        done = step(trainer, micro_batches, key=key, **options)
+    def note(step: Callable, trainer: Any, progress: Any, micro_batches: list, *, key: tuple) -> Any:
+        done = step(trainer, progress, micro_batches, key=key)
         indices = [int(index) for batch in micro_batches for index in batch.indices]
         digest = hashlib.sha256(
             b"".join(

@@ -50,16 +50,16 @@ def test_every_promised_flag_is_there():
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path):
     file = tmp_path / "c.yaml"
     file.write_text("seed: 3\nlearning_rate: 1e-3\n")
-    options = parse_command_line(["--config", str(file), "--seed", "5"]).options
+    options = parse_command_line(["--config", str(file), "--seed", "5"]).finetuning
     assert (options.seed, options.learning_rate) == (5, 1e-3)
     assert options.label_smoothing == FinetuneConfig().label_smoothing
 
 
 def test_dashes_underscores_and_short_names_are_the_same_flag():
     for arguments in (["--model", "a"], ["--model-name-or-path", "a"], ["--model_name_or_path=a"]):
-        assert parse_command_line(arguments).options.model_name_or_path == "a"
+        assert parse_command_line(arguments).finetuning.model_name_or_path == "a"
     for arguments in (["--no-pretrained"], ["--no_pretrained"]):
-        assert parse_command_line(arguments).options.pretrained is False
+        assert parse_command_line(arguments).finetuning.pretrained is False
 
 
 def test_a_saved_configuration_is_taken_back(tmp_path: Path):
