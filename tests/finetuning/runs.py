@@ -92,6 +92,20 @@ class ForkServer:
         return int(self._server.stdout.readline())
 
 
+def one_of_two_on_a_cpu(rank: int, port: int) -> dict[str, str]:
+    """What a launcher would set for one of two processes."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
 def free_port() -> int:
     """A port of this machine that nothing listens on."""
     with socket.socket() as listener:

@@ -24,7 +24,7 @@ from resnet_hub.finetuning.memory import KeptStatistics, help_if_out_of_memory, 
 from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.state import Training, save
 
-from .runs import free_port
+from .runs import free_port, one_of_two_on_a_cpu
 from .test_best import prepared
 
 BATCH = 64
@@ -200,16 +200,7 @@ def test_a_real_allocation_that_cannot_be_had_is_known_for_what_it_is():
 def _one_of_two(rank: int, port: int, folder: Path, most: int, results: Any) -> None:
     import os
 
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-    }
+    os.environ |= one_of_two_on_a_cpu(rank, port)
     _, training, trainer = begun(folder, per_device_train_batch_size=BATCH // 2, mixup=0.0)
     if rank == 1:
         limit_images(training.network, most)
