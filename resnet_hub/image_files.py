@@ -1,8 +1,11 @@
 """Image files of a folder: found by their endings, with links followed, hidden files left alone."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from resnet_hub.errors import DataError
 
 SUFFIXES = frozenset(
     {
@@ -26,14 +29,21 @@ SUFFIXES = frozenset(
 """Endings by which the images of a folder are found; a file that is named itself may have any."""
 
 
-def images_below(folder: Path) -> list[str]:
-    """Paths of the images in a folder and in those below it, sorted; what begins with a dot is left out."""
-    return sorted(_files(str(folder), seen=set()))
+def images_below(folder: Path, *, within: Path | None = None) -> list[str]:
+    """Paths of the images in a folder and in those below it, sorted; what begins with a dot is left out.
+
+    Links are followed, but not those in the folder that lead up, or to its neighbours `within` a folder of
+    several: their images would be found in two places. Raises DataError for what cannot be looked into.
+    """
+    try:
+        return sorted(_files(str(folder), _Walk(folder, within or folder)))
+    except OSError as error:
+        raise DataError(f"{error.filename or folder} cannot be looked into: {error.strerror}.") from error
 
 
 def has_images(folder: Path) -> bool:
     """Whether there is an image in a folder or below it."""
-    return any(True for _ in _files(str(folder), seen=set()))
+    return any(True for _ in _files(str(folder), _Walk(folder, folder)))
 
 
 def is_image_file(name: str) -> bool:
@@ -46,16 +56,49 @@ def folders_in(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _files(folder: str, seen: set[str]) -> Iterator[str]:
-    place = os.path.realpath(folder)
-    if place in seen:  # links that lead in a circle
+class _Walk:
+    """Which folders were entered, and which must not be."""
+
+    def __init__(self, folder: Path, within: Path) -> None:
+        self._folder, self._within = folder.resolve(), within.resolve()
+        self._entered: set[Path] = set()
+
+    def may_enter(self, folder: str) -> bool:
+        """Whether a folder is new, and neither above this one nor among its neighbours."""
+        place = Path(folder).resolve()
+        is_above = self._folder.is_relative_to(place) and place != self._folder
+        is_beside = place.is_relative_to(self._within) and not place.is_relative_to(self._folder)
+        if is_above or is_beside or place in self._entered:
+            return False
+        self._entered.add(place)
+        return True
+
+
+def _files(folder: str, walk: _Walk) -> Iterator[str]:
+    if not walk.may_enter(folder):
         return
-    seen.add(place)
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _files(entry.path, seen)
-            elif is_image_file(entry.name) and entry.is_file():
-                yield entry.path
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)  # which of two links is entered never changes
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if _is_folder(entry):
+            yield from _files(entry.path, walk)
+        elif is_image_file(entry.name) and entry.is_file():
+            yield _known_name(entry.path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            return False
+        raise
+
+
+def _known_name(path: str) -> str:
+    """The path; DataError if its bytes are no text, which no table could hold."""
+    if any("\ud800" <= letter <= "\udfff" for letter in path):
+        raise DataError(f"The name of {path!r} is not UTF-8. Rename the file or its folder.")
+    return path

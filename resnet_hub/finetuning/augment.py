@@ -57,8 +57,8 @@ def keyed_randomness(*key: int) -> Iterator[None]:
 def build_train_transforms(config: FinetuneConfig, preprocessing: Preprocessing) -> list[TrainTransform]:
     """The transform of each epoch: images grow from `first_image_size` to the size of `preprocessing`.
 
-    They grow through the first two thirds of the epochs; the last third, where the rate is low, is trained at
-    the size of evaluation.
+    They grow through the first two thirds of the epochs; the last third, where the rate is low, has
+    full training images.
     """
     by_size: dict[int, TrainTransform] = {}
     transforms = []

@@ -16,7 +16,8 @@ from resnet_hub.image_files import SUFFIXES, folders_in, has_images, images_belo
 logger = logging.getLogger(__name__)
 
 # Where one of these is found `datasets` decides what is in the folder.
-_TABLES = frozenset({".csv", ".jsonl", ".json", ".parquet", ".arrow", ".tar", ".zip", ".tsv"})
+_STORES = frozenset({".parquet", ".arrow", ".tar", ".zip"})
+_TABLES = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
 _SHOWN = 3
 _SPLITS = {keyword: str(split) for split, keywords in SPLIT_KEYWORDS.items() for keyword in keywords}
 
@@ -24,7 +25,7 @@ _SPLITS = {keyword: str(split) for split, keywords in SPLIT_KEYWORDS.items() for
 def split_folders(folder: Path) -> dict[str, Path] | None:
     """Split -> folder of class folders, if nothing but such folders is in it; else None."""
     inside = folders_in(folder)
-    if any(entry.suffix.lower() in _TABLES for entry in folder.iterdir()):
+    if has_table(folder) or any(entry.suffix.lower() in _STORES for entry in folder.iterdir()):
         return None
     named = {_SPLITS[place.name.lower()]: place for place in inside if place.name.lower() in _SPLITS}
     if "train" in named and len(named) == len(inside):
@@ -34,11 +35,8 @@ def split_folders(folder: Path) -> dict[str, Path] | None:
 
 def has_table(folder: Path) -> bool:
     """Whether the folder, or one in it, has a table of its images (metadata.csv and the like)."""
-    return any(
-        entry.name.startswith("metadata.")
-        for place in (folder, *folders_in(folder))
-        for entry in place.iterdir()
-    )
+    places = (folder, *folders_in(folder))
+    return any((place / name).is_file() for place in places for name in _TABLES)
 
 
 def read_class_folders(folders: Mapping[str, Path]) -> dict[str, datasets.Dataset]:
@@ -58,9 +56,8 @@ def read_class_folders(folders: Mapping[str, Path]) -> dict[str, datasets.Datase
 
 
 def _has_class_folders(folder: Path) -> bool:
-    """Whether it has at least two folders, and every one has an image in it."""
-    inside = folders_in(folder)
-    return len(inside) > 1 and all(map(has_images, inside))
+    """Whether at least two of the folders in it have images."""
+    return sum(map(has_images, folders_in(folder))) > 1
 
 
 def _images_of_classes(folder: Path) -> dict[str, list[str]]:
@@ -71,7 +68,8 @@ def _images_of_classes(folder: Path) -> dict[str, list[str]]:
             f"{folder} holds the splits {', '.join(place.name for place in inside)} and not classes. Use "
             f"--dataset_name {folder}, or name the folder of one split."
         )
-    images = {place.name: images_below(place) for place in inside}
+    _refuse_one_folder_as_two(folder, inside)
+    images = {place.name: images_below(place, within=folder) for place in inside}
     beside = sorted(entry.name for entry in folder.iterdir() if is_image_file(entry.name))
     empty = [name for name, files in images.items() if not files]
     if len(empty) == len(images):
@@ -89,6 +87,17 @@ def _images_of_classes(folder: Path) -> dict[str, list[str]]:
     if empty:
         logger.warning("No image is in %s of %s: no class.", ", ".join(empty[:_SHOWN]), folder)
     return {name: files for name, files in images.items() if files}
+
+
+def _refuse_one_folder_as_two(folder: Path, inside: list[Path]) -> None:
+    known: dict[Path, str] = {}
+    for place in inside:
+        other = known.setdefault(place.resolve(), place.name)
+        if other != place.name:
+            raise DataError(
+                f"{other} and {place.name} in {folder} are one folder by two names, and its images would be "
+                f"of two classes. Remove the link."
+            )
 
 
 def _table(folder: Path, classes: Mapping[str, list[str]], names: list[str]) -> datasets.Dataset:

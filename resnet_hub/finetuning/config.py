@@ -165,9 +165,10 @@ class FinetuneConfig:
     """Training images to take BatchNorm's statistics from before each validation; 2048 at most for averages
     and where images grow, none otherwise, if not given."""
     low_resolution_first: bool = False
-    """Begin with smaller images and end with --image_size; saves a sixth of the computation."""
+    """Begin with smaller training images and end with full ones; saves a sixth of the computation."""
     first_image_size: int | None = None
-    """Size in pixels that training begins with; --image_size, or less with --low_resolution_first."""
+    """Size in pixels that training begins with; that of all training images, or less with
+    --low_resolution_first."""
     long_schedule: bool = False
     """Twice the epochs that the size of the data set asks for."""
     metric_for_best_model: Metric | None = None

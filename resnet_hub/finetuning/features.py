@@ -207,7 +207,7 @@ class _Computer:
                 "format": 1,
                 "backbone": self.backbone,
                 "device": machine.accelerator.device.type,
-                "precision": "no" if self.is_exact else machine.precision,
+                "precision": "float32" if self.is_exact else machine.precision,
                 "view": view.describe(),
                 "versions": {name: metadata.version(name) for name in _PACKAGES},
             },

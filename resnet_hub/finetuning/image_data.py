@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet_hub.errors import DataError
 from resnet_hub.finetuning.config import FinetuneConfig
@@ -86,13 +87,21 @@ class ImageData:
 
 
 def find_bad_images(
-    splits: Mapping[str, Split], sizes: Mapping[str, int], limit: float
+    splits: Mapping[str, Split],
+    sizes: Mapping[str, int],
+    limit: float,
+    *,
+    numbers: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> tuple[BadImage, ...]:
-    """The rows whose images cannot be used; DataError with a list if they are more than `limit` of all."""
+    """The rows whose images cannot be used; DataError with a list if they are more than `limit` of all.
+
+    `numbers` are those of the rows in the source, where a split has only some of them in a table of its own.
+    """
     bad: list[BadImage] = []
     for name, split in splits.items():
         for position in np.flatnonzero(split.seen.problems != ""):
-            source_split, row = place_of(int(split.rows[position]), sizes)
+            number = split.rows[position] if numbers is None else numbers[name][position]
+            source_split, row = place_of(int(number), sizes)
             problem = str(split.seen.problems[position])
             file = split.images.file_of(int(split.rows[position]))
             bad.append(BadImage(split=source_split, row=row, used_for=name, problem=problem, file=file))

@@ -170,7 +170,13 @@ def _speakers(accelerator: Accelerator, timeout: timedelta) -> ProcessGroup | No
     """A group of the processes that goes by the CPU: through a GPU each question waits for all its work."""
     if accelerator.num_processes == 1:
         return None
-    return cast(ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))  # this process is in it
+    try:
+        return cast(ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))  # this process is in it
+    except RuntimeError as error:
+        raise ConfigError(
+            f"The processes cannot speak over the CPU ({str(error).splitlines()[0]}). If a machine has "
+            f"several networks, or a name that leads to itself, name the right one: GLOO_SOCKET_IFNAME=eth0."
+        ) from error
 
 
 def choose_num_workers(config: FinetuneConfig, machine: Machine, image_size: tuple[int, int]) -> int:

@@ -97,16 +97,21 @@ def build_model(config: FinetuneConfig, *, class_names: tuple[str, ...]) -> tupl
 
 
 def describe_preprocessing(
-    model: nn.Module, *, image_size: int, crop_pct: float | None, class_names: tuple[str, ...]
+    model: nn.Module,
+    *,
+    image_size: int,
+    train_image_size: int,
+    crop_pct: float | None,
+    class_names: tuple[str, ...],
 ) -> None:
-    """Write into the model's `pretrained_cfg` how it is trained here, so that the export says it."""
+    """Write into the model's `pretrained_cfg` how it is trained and evaluated here; the export says it."""
     cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
     channels = cfg["input_size"][0]
     if crop_pct is None and image_size == (cfg.get("test_input_size") or (None,))[-1]:
         crop_pct = cfg.get("test_crop_pct")
     cfg.update(
-        input_size=(channels, image_size, image_size),
-        test_input_size=None,
+        input_size=(channels, train_image_size, train_image_size),
+        test_input_size=(channels, image_size, image_size),
         test_crop_pct=None,
         num_classes=len(class_names),
         label_names=list(class_names),

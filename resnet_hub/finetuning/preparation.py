@@ -174,8 +174,13 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
     )
     data = data.in_order_of(config)
     assert config.image_size is not None
+    assert config.train_image_size is not None
     describe_preprocessing(
-        model, image_size=config.image_size, crop_pct=config.crop_pct, class_names=data.class_names
+        model,
+        image_size=config.image_size,
+        train_image_size=config.train_image_size,
+        crop_pct=config.crop_pct,
+        class_names=data.class_names,
     )
     check_freezing(config, model)
     plan = _plan(config, machine, num_train=len(data.train))

@@ -88,9 +88,9 @@ def find_builder(config: FinetuneConfig) -> FoundBuilder | None:
     folder = Path(name).expanduser()
     if folder.is_dir():
         folder = folder.resolve()
-        if _is_saved(folder):
-            return None
         with reading(name):
+            if _is_saved(folder) or split_folders(folder) is not None:
+                return None
             patterns = _split_patterns(folder)
             builder = datasets.load_dataset_builder(
                 str(folder), config.dataset_config_name, data_files=patterns
@@ -138,7 +138,9 @@ def _open_class_folders(config: FinetuneConfig) -> Source:
     for split, folder in folders.items():
         if not folder.is_dir():
             raise DataError(_no_such_folder(f"{split}_dir", folder))
-    if any(map(has_table, folders.values())):
+    with reading(str(config.train_dir)):
+        splits = None if any(map(has_table, folders.values())) else read_class_folders(folders)
+    if splits is None:
         found = _load(
             str(config.train_dir),
             lambda: datasets.load_dataset(
@@ -147,17 +149,17 @@ def _open_class_folders(config: FinetuneConfig) -> Source:
             ),
         )
         splits = _as_splits(found)
-    else:
-        splits = read_class_folders(folders)
     return Source(name=folders["train"].name, revision=None, splits=splits, folders=tuple(folders.values()))
 
 
 def _open_folder(name: str, folder: Path, config: FinetuneConfig) -> Source:
     """A folder of images, of Parquet, or one that `save_to_disk` wrote."""
     folder = folder.resolve()
-    splits = split_folders(folder)
+    with reading(name):
+        places = split_folders(folder)
+        splits = None if places is None else read_class_folders(places)
     if splits is not None:
-        return Source(name=folder.name, revision=None, splits=read_class_folders(splits), folders=(folder,))
+        return Source(name=folder.name, revision=None, splits=splits, folders=(folder,))
     if _is_saved(folder):
         found = _load(name, lambda: datasets.load_from_disk(str(folder)))
     else:

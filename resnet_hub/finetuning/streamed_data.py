@@ -98,8 +98,8 @@ def _understand(
         found[name] = Split(
             name=name, how=hows[name], labels=labelled, rows=rows, images=images, seen=inspect(images, rows)
         )
-    as_numbered = {name: replace(split, rows=kept[name].numbers) for name, split in found.items()}
-    bad_images = find_bad_images(as_numbered, source.split_sizes, config.max_bad_images)
+    numbers = {name: kept[name].numbers for name in found}
+    bad_images = find_bad_images(found, source.split_sizes, config.max_bad_images, numbers=numbers)
     splits = {name: without_bad(split) for name, split in found.items()}
     return ImageData(
         name=source.name,

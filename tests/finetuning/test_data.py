@@ -113,6 +113,38 @@ def test_an_image_beside_the_class_folders_is_named_and_left_out(tmp_path: Path,
     assert "No image is in eel" in caplog.text
 
 
+@pytest.mark.parametrize("option", ["train_dir", "dataset_name"])
+def test_what_lies_beside_class_folders_takes_no_class_away(tmp_path: Path, option: str):
+    elsewhere = class_folders(tmp_path / "elsewhere", {"cat": 5})
+    pets = class_folders(tmp_path / "pets", {"dog": 5, "eel": 5}, first_seed=20)
+    (pets / "cat").symlink_to(elsewhere / "cat")
+    (pets / "docs").mkdir()
+    (pets / "docs" / "notes.txt").write_text("taken in May")
+    (pets / "classes.json").write_text("{}")
+    (pets / "dog" / "metadata.txt").write_text("taken in June")
+    data = load_data(FinetuneConfig(**{option: str(pets)}))
+    assert data.class_names == ("cat", "dog", "eel")
+
+
+def test_a_link_makes_no_image_one_of_two_classes(tmp_path: Path):
+    pets = class_folders(tmp_path / "pets", {"cat": 8, "dog": 8})
+    (pets / "cat" / "up").symlink_to("..")
+    (pets / "cat" / "beside").symlink_to(pets / "dog")
+    (pets / "cat" / "itself").symlink_to("itself")
+    data = load_data(FinetuneConfig(train_dir=pets))
+    assert [sum(found) for found in zip(*data.facts.class_counts.values(), strict=True)] == [8, 8]
+    (pets / "kitty").symlink_to(pets / "cat")
+    with pytest.raises(DataError, match=r"cat and kitty in .* are one folder by two names"):
+        load_data(FinetuneConfig(train_dir=pets))
+
+
+def test_a_name_that_is_no_text_is_refused_by_its_name(tmp_path: Path):
+    pets = class_folders(tmp_path / "pets", {"cat": 4, "dog": 4})
+    (pets / "cat" / "0.jpg").rename(os.fsdecode(bytes(pets / "cat") + b"/\xff.jpg"))
+    with pytest.raises(DataError, match=r"udcff\.jpg' is not UTF-8. Rename"):
+        load_data(FinetuneConfig(train_dir=pets))
+
+
 def test_folders_without_two_classes_are_refused_with_what_they_hold(tmp_path: Path):
     one = class_folders(tmp_path / "one", {"cat": 10})
     with pytest.raises(DataError, match="one class only, 'cat'"):

@@ -145,6 +145,8 @@ def test_copies_of_an_image_are_augmented_each_in_its_own_way(tmp_path: Path):
 
 def test_training_images_may_be_smaller_than_those_of_evaluation(tmp_path: Path):
     run, training = prepared(tmp_path / "run", image_size=16, train_image_size=12, crop_pct=0.9)
+    cfg = run.model.pretrained_cfg
+    assert (cfg["input_size"], cfg["test_input_size"]) == ((3, 12, 12), (3, 16, 16))
     (batch,) = next(training.batches.epoch(0))
     assert batch.images.shape[2:] == (12, 12)
     assert run.preprocessing.image_size == (16, 16)

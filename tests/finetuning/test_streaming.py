@@ -286,6 +286,34 @@ def test_an_unreadable_image_is_left_out_of_its_batch_and_named(
         assert all((batch.labels == batch.indices % 3).all() for batch in batches)
 
 
+def test_a_bad_image_that_is_found_before_training_has_the_row_of_the_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Validation is a table of its own here, whose rows have other numbers."""
+    features = datasets.Features({"image": datasets.Image(), "label": CLASSES})
+    rows = [{"bytes": encoded(picture(seed=n)), "path": None} for n in range(30)]
+    rows[7]["bytes"] = rows[7]["bytes"][:60]
+    validation = datasets.Dataset.from_dict(
+        {"image": rows, "label": [n % 3 for n in range(30)]}, features=features
+    )
+    folder = parquet_folder(tmp_path, three_classes(60, first_seed=100), [60])
+    parquet_folder(folder, validation, [30], "validation")
+    monkeypatch.setattr("resnet_hub.finetuning.streamed_data.SAMPLE_IMAGES", 5)
+    data = load_data(FinetuneConfig(dataset_name=str(folder), max_bad_images=0.1, **NO_TEST))
+    (bad,) = data.bad_images
+    assert (bad.split, bad.row, bad.used_for) == ("validation", 7, "validation")
+
+
+def test_linked_class_folders_stream(tmp_path: Path):
+    elsewhere = class_folders(tmp_path / "elsewhere", {"cat": 6, "dog": 6})
+    pets = tmp_path / "pets"
+    pets.mkdir()
+    for name in ("cat", "dog"):
+        (pets / name).symlink_to(elsewhere / name)
+    data = load_data(FinetuneConfig(dataset_name=str(pets), validation_fraction=0.0, **NO_TEST))
+    assert sum(len(batch.labels) for (batch,) in batches_of(stream_of(data)).epoch(0)) == 12
+
+
 def test_what_a_stream_cannot_do_is_refused_with_help(folder: Path, tmp_path: Path):
     with pytest.raises(DataError, match=r"no split for test.*--test_fraction 0"):
         load_data(FinetuneConfig(dataset_name=str(folder), streaming=True))
