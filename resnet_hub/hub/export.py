@@ -3,7 +3,6 @@
 import copy
 import glob
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from torch import nn
 from resnet_hub.errors import HubError, ModelError
 from resnet_hub.hub.card_edits import with_edits
 from resnet_hub.hub.config_file import OUR_KEY, read_config, write_config
+from resnet_hub.hub.durable import fsync
 from resnet_hub.hub.weights import WEIGHTS_FILE, tensor_shapes, unwrap, write_weights
 from resnet_hub.model_card import (
     CardFacts,
@@ -211,7 +211,7 @@ def whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         scratch.chmod(0o755)  # temporary folders are private, and safetensors writes private files
         for path in sorted(scratch.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
-            _flush(path)
+            fsync(path)
         if folder.exists():
             assert overwrite or not any(folder.iterdir())
             old = scratch.with_suffix(_OLD)
@@ -220,20 +220,9 @@ def whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             scratch.rename(folder)
-        _flush(folder.parent)
+        fsync(folder.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """Have the system write it to the disk, so that a rename never points at missing bytes."""
-    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _copy_figures(figures: Mapping[str, Path], folder: Path) -> None:

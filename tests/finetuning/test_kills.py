@@ -134,7 +134,7 @@ def test_a_run_that_is_killed_while_it_writes_its_results_leaves_no_halves(
     server: ForkServer, uninterrupted: Path, tmp_path: Path
 ):
     folder = tmp_path / "run"
-    inside = (":hub.export._check_reads_back", ":hub.export._flush", ":hub.export._flush")
+    inside = (":hub.export._check_reads_back", ":hub.export.fsync", ":hub.export.fsync")
     halves = 0
     for at in ("report.write_predictions", "report.save_folder", *inside, "report.write_page"):
         code = server.run(folder, faults=[happens(at, "killed")])
