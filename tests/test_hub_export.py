@@ -2,6 +2,7 @@
 it."""
 
 import copy
+import inspect
 import json
 import shutil
 import sys
@@ -17,6 +18,8 @@ from timm.utils import ModelEmaV3
 import resnet_hub
 from resnet_hub.errors import HubError, ModelError
 from resnet_hub.hub import save_folder
+from resnet_hub.hub.config_file import MODEL_ARGS
+from resnet_hub.variant import ATTENTIONS, GLOBAL_POOLS, STEM_STRIDES
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
@@ -141,6 +144,73 @@ def test_other_channels_and_poolings_come_back(tmp_path, pool, channels):
     folder = save_folder(model, tmp_path / "export", class_names=NAMES)
     assert_same(model, resnet_hub.load(folder))
     assert_same(model, timm.create_model(f"local-dir:{folder}", pretrained=True))
+
+
+# name, options, and the network of timm's that it then is, under which others load it
+OPTIONS = [
+    ("my_resnet50", {"anti_alias": "avg"}, "resnetaa50"),
+    ("my_resnet18", {"anti_alias": "blur"}, "resnetblur18"),
+    ("my_resnet18", {"stem": "deep", "shortcut": "avgpool"}, "resnet18d"),
+    ("my_resnet18", {"attn": "se"}, "seresnet18"),
+    ("my_seresnet18", {"attn": ""}, "resnet18"),
+    ("my_resnet18", {"attn": "eca"}, None),
+    ("my_seresnet18", {"attn": "", "stem": "conv3"}, None),
+    ("my_resnet18", {"anti_alias": "blur", "stem": "tiered", "act_layer": "silu"}, None),
+    ("my_resnet18", {"norm_layer": "BatchNorm2d", "shortcut": "zero_pad"}, None),
+    ("my_resnet18", {"global_pool": "fastcatavgmax"}, "resnet18"),
+    ("my_resnet18", {"output_stride": 8}, None),
+    ("my_resnet18_small", {"output_stride": 4}, None),
+    ("my_resnet20", {"output_stride": 1, "drop_rate": 0.1, "drop_path_rate": 0.1}, None),
+    ("my_resnet18", {"in_chans": 1, "anti_alias": "blur"}, "resnetblur18"),
+    ("my_resnet20", {"in_chans": 224}, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "twin"), OPTIONS, ids=[f"{name}-{'-'.join(options)}" for name, options, _ in OPTIONS]
+)
+def test_whatever_options_a_network_was_made_with_it_comes_back_the_same(tmp_path, name, options, twin):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3, zero_init_last=False, **options).eval()
+    folder = save_folder(model, tmp_path / "export", class_names=NAMES)
+    assert json.loads((folder / "config.json").read_text())["architecture"] == (twin or name)
+    again = resnet_hub.load(folder)
+    assert_answers_alike(again, model)
+    assert type(again) is type(model)
+    assert_answers_alike(timm.create_model(f"local-dir:{folder}", pretrained=True).eval(), model)
+    saved_again = save_folder(again, tmp_path / "again", class_names=NAMES)
+    assert_answers_alike(resnet_hub.load(saved_again), model)
+
+
+def assert_answers_alike(first: torch.nn.Module, second: torch.nn.Module) -> None:
+    images = torch.randn(2, second.in_chans, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(first(images), second(images))
+
+
+def test_everything_that_a_network_can_be_made_with_can_be_saved():
+    rates = {"drop_rate", "drop_path_rate"}  # not written: they matter in training alone
+    elsewhere = {"self", "name", "num_classes", "device", "dtype"}
+    assert inspect.signature(resnet_hub.MyResNet.__init__).parameters.keys() - rates - elsewhere <= set(
+        MODEL_ARGS
+    )
+    for stride in (1, 2, 4, 8, 16, 32):
+        timm.create_model("my_resnet18_small", output_stride=stride, device="meta")
+        assert MODEL_ARGS["output_stride"](stride)
+    for key, choices in [("global_pool", GLOBAL_POOLS), ("attn", ATTENTIONS), ("stem", STEM_STRIDES)]:
+        assert all(MODEL_ARGS[key](choice) for choice in choices)
+
+
+def test_the_card_names_the_network_that_was_built_and_not_the_one_that_options_were_added_to(tmp_path):
+    folder = save_folder(small_model(anti_alias="blur"), tmp_path / "export", class_names=NAMES)
+    card = (folder / "README.md").read_text()
+    assert "| Architecture | `my_resnetblur18` |" in card
+    assert "| The same network in timm | `resnetblur18` |" in card
+
+
+def test_a_layer_that_is_given_as_a_class_is_refused_with_what_to_give_instead(tmp_path):
+    with pytest.raises(ModelError, match=r"'act_layer'.*act_layer='silu'"):
+        save_folder(small_model(act_layer=torch.nn.SiLU), tmp_path / "export", class_names=NAMES)
 
 
 def _channels_last(model: torch.nn.Module) -> torch.nn.Module:

@@ -1,6 +1,7 @@
 """Loading from the Hub: the right bytes, or an error that helps, within seconds."""
 
 import hashlib
+import json
 import os
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from huggingface_hub import HfApi, constants
 
 import resnet_hub
 from resnet_hub.errors import HubError
-from resnet_hub.hub import download, ensure_pretrained_weights, save_folder
+from resnet_hub.hub import download, ensure_pretrained_weights, refresh_card, save_folder
 from tests.hub_server import HubServer
 
 pytest_plugins = ["tests.hub_server.fixtures"]
@@ -142,6 +143,34 @@ def test_a_run_that_is_not_finished_is_no_model_yet(tmp_path):
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     with pytest.raises(HubError, match="a run that is not finished"):
         resnet_hub.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "twin"),
+    [({"anti_alias": "blur"}, "resnetblur18"), ({"stem": "deep", "shortcut": "avgpool"}, "resnet18d")],
+    ids=["blur", "deep"],
+)
+def test_a_folder_of_an_earlier_version_that_names_the_wrong_variant_is_loaded_as_what_it_is(
+    tmp_path, options, twin
+):
+    model = timm.create_model("my_resnet18", num_classes=10, zero_init_last=False, **options).eval()
+    folder = save_folder(model, tmp_path / "export", class_names=NAMES)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    assert config["architecture"] == twin
+    config["resnet_hub"]["variant"] = "my_resnet18"  # as it was written, beside the right architecture
+    path.write_text(json.dumps(config))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(resnet_hub.load(folder)(images), model(images))
+    assert f"| Architecture | `my_{twin}` |" in refresh_card(folder, repo_id=None).read_text()
+
+
+def test_timms_own_network_stays_timms_own_when_it_was_saved_here(tmp_path):
+    model = timm.create_model("resnet18", num_classes=10)
+    again = resnet_hub.load(save_folder(model, tmp_path / "export", class_names=NAMES))
+    assert type(again) is type(model)
+    assert_same(model, again)
 
 
 def test_missing_pretrained_weights_are_reported_within_seconds(no_hub):

@@ -18,7 +18,9 @@ def test_on_windows_files_are_flushed_through_handles_that_may_write_and_folders
     flushed: list[int] = []
     real_open, real_fsync = os.open, os.fsync
     monkeypatch.setattr(durable, "_IS_WINDOWS", windows)
-    monkeypatch.setattr(os, "open", lambda path, flags: opened.update({path: flags}) or real_open(path, flags))
+    monkeypatch.setattr(
+        os, "open", lambda path, flags: opened.update({path: flags}) or real_open(path, flags)
+    )
     monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(handle) or real_fsync(handle))
     for path in (tmp_path / "file", tmp_path):
         fsync(path)

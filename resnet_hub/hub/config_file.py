@@ -7,15 +7,16 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import timm
 from timm.data import resolve_input_data_config
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from resnet_hub.errors import HubError, nearest
-from resnet_hub.my_resnet import timm_twin
+from resnet_hub.errors import HubError, ModelError, nearest
+from resnet_hub.my_resnet import VARIANTS, timm_twin
+from resnet_hub.variant import ATTENTIONS, GLOBAL_POOLS, AntiAlias, Shortcut, Stem
 
 CONFIG_FILE = "config.json"
 OUR_KEY = "resnet_hub"
@@ -26,9 +27,10 @@ _MAX_CLASSES = 1_000_000
 _MAX_NAME_CHARS = 1_000
 _MAX_LICENSE_CHARS = 100
 _MAX_IMAGE_SIZE = 4096
+_MAX_CHANNELS = 4096  # of a satellite's spectrometer; photographs have 3
 
-_POOLS = frozenset({"avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax", "fastavgmax"})
-_LAYER_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_OUTPUT_STRIDES = (1, 2, 4, 8, 16, 32)
+_LAYER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 
 
 def _is_count(limit: int) -> Any:
@@ -63,21 +65,22 @@ def _is_numbers(value: Any) -> bool:
 
 
 MODEL_ARGS: dict[str, Any] = {
-    "in_chans": _is_count(64),
-    "global_pool": _is_one_of(*_POOLS),
-    "output_stride": _is_one_of(8, 16, 32),
+    "in_chans": _is_count(_MAX_CHANNELS),
+    "global_pool": _is_one_of(*GLOBAL_POOLS),
+    "output_stride": _is_one_of(*_OUTPUT_STRIDES),
     "act_layer": _is_layer_name,
     "norm_layer": _is_layer_name,
     "aa_layer": _is_layer_name,
-    "stem": _is_layer_name,
-    "shortcut": _is_layer_name,
-    "attn": _is_layer_name,
-    "anti_alias": _is_layer_name,
+    "stem": _is_one_of(*get_args(Stem)),
+    "shortcut": _is_one_of(*get_args(Shortcut)),
+    "attn": _is_one_of(*ATTENTIONS),
+    "anti_alias": _is_one_of(*get_args(AntiAlias)),
     "zero_init_last": lambda value: isinstance(value, bool),
     "img_size": lambda value: _is_count(_MAX_IMAGE_SIZE)(value) or _is_size([3, *value]),
 }
 """The constructor options that a config.json may set, each with what a good value is; all others are
-refused."""
+refused. Whatever MyResNet takes, apart from rates that matter only in training, has to be here: a model that
+was trained for hours must not be refused when it is saved."""
 
 _PREPROCESSING: dict[str, Any] = {
     "input_size": _is_size,
@@ -129,12 +132,21 @@ def write_config(
     }
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / CONFIG_FILE
-        save_config_for_hf(
-            model, str(path), model_config={"label_names": list(class_names)}, data_config={**data, **sizes}
-        )
+        try:
+            save_config_for_hf(
+                model,
+                str(path),
+                model_config={"label_names": list(class_names)},
+                data_config={**data, **sizes},
+            )
+        except ValueError as error:  # an option that JSON cannot hold, such as a class of layers
+            raise ModelError(
+                f"The model cannot be described in a {CONFIG_FILE}: {error} Make it with options that are "
+                f"text and numbers, such as act_layer='silu' for act_layer=nn.SiLU."
+            ) from error
         config = json.loads(path.read_text(encoding="utf-8"))
-    variant = config["architecture"]
     twin = timm_twin(model)
+    variant = _variant_of(model, config["architecture"], twin)
     config["architecture"] = twin or variant
     # transformers passes num_classes beside model_args, and refuses to get it twice. A network that timm has
     # too is built there from these two alone, whichever of our options spelled it out.
@@ -163,6 +175,15 @@ def write_config(
     }
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _variant_of(model: nn.Module, name: str, twin: str | None) -> str:
+    """Our name of the network as it was built, which options can have made another one than `name` is.
+
+    They are not written where timm has the network, so the name alone has to build it again.
+    """
+    is_the_row = name in VARIANTS and VARIANTS[name] == getattr(model, "variant", None)
+    return name if twin is None or is_the_row else f"my_{twin}"
 
 
 def read_config(path: Path, *, source: str) -> ModelConfig:
@@ -221,11 +242,18 @@ def _read_json(path: Path, *, source: str) -> dict[str, Any]:
 
 
 def _known_architecture(config: dict[str, Any], own: dict[str, Any], *, source: str) -> str:
-    """Our variant if the file names one that is registered here, else what timm is given."""
+    """Our variant of what timm is given, if the file names one and it is registered here; else the latter.
+
+    Folders of earlier versions can name a variant that does not compute what the architecture computes: that
+    which the options were added to. The architecture is right, and which variant it is, the table knows.
+    """
     variant, name = own.get("variant"), config.get("architecture")
-    for known in (variant, name):
-        if isinstance(known, str) and timm.is_model(known):
-            return known
+    if isinstance(variant, str) and isinstance(name, str) and variant in VARIANTS:
+        for known in (variant, f"my_{name}"):
+            if timm_twin(known) == name:
+                return known
+    if isinstance(name, str) and timm.is_model(name):
+        return name
     if not isinstance(name, str):
         raise _refusal(source, f"gives the architecture as {_short(name)}, which is not a name")
     raise _refusal(

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from torch import nn
 
 from resnet_hub.errors import HubError, ModelError
 from resnet_hub.hub.card_edits import with_edits
-from resnet_hub.hub.config_file import OUR_KEY, read_config, write_config
+from resnet_hub.hub.config_file import CONFIG_FILE, OUR_KEY, read_config, write_config
 from resnet_hub.hub.durable import fsync
+from resnet_hub.hub.loading import load_files
 from resnet_hub.hub.weights import WEIGHTS_FILE, tensor_shapes, unwrap, write_weights
 from resnet_hub.model_card import (
     CardFacts,
@@ -28,6 +29,7 @@ from resnet_hub.model_card import (
     public_report,
     render_card,
 )
+from resnet_hub.my_resnet import VARIANTS
 from resnet_hub.results import RunReport
 
 CARD_FILE = "README.md"
@@ -135,14 +137,15 @@ def refresh_card(folder: Path, *, repo_id: str | None) -> Path:
 
 def card_facts(folder: Path, *, repo_id: str | None) -> CardFacts:
     """What the folder's files say of the model."""
-    config = read_config(folder / "config.json", source=str(folder))
+    config = read_config(folder / CONFIG_FILE, source=str(folder))
     cfg = config.pretrained_cfg
+    named = config.extra.get("variant", config.architecture)  # it need not be registered here
     shapes = tensor_shapes(folder / WEIGHTS_FILE, source=str(folder))
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     return CardFacts(
         repo_id=repo_id,
-        variant=str(config.extra.get("variant", config.architecture)),
-        architecture=json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"],
+        variant=config.architecture if config.architecture in VARIANTS else str(named),
+        architecture=json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["architecture"],
         num_parameters=sum(
             torch.Size(shape).numel() for name, shape in shapes.items() if not name.endswith(statistics)
         ),
@@ -252,21 +255,31 @@ def _write_eval_results(report: RunReport, folder: Path) -> None:
 
 
 def _check_reads_back(network: nn.Module, folder: Path) -> None:
-    """Load the folder as plain timm does, and compare what both models answer.
+    """Load the folder as plain timm does, and as resnet_hub does, and compare what the models answer.
 
     A strict load is no proof: a ResNet with blur pooling takes the weights of a plain one and computes
-    something else, so the answers are compared too.
+    something else, so the answers are compared too. The two build it by different names.
     """
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    expected, found = answers(network), answers(again)
-    if not torch.allclose(expected, found, rtol=1e-3, atol=1e-4 * float(expected.abs().max().clamp(min=1))):
-        raise HubError(
-            f"What was written is not the model that was given: under the name {config['architecture']!r} "
-            f"it answers differently (by up to {float((expected - found).abs().max()):.3g}). Nothing was "
-            f"saved; "
-            f"this is a fault of resnet_hub's {config[OUR_KEY]['variant']!r}, please report it."
-        )
+    config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    variant = config[OUR_KEY]["variant"]
+    readers: dict[str, Callable[[], nn.Module]] = {
+        f"timm's {config['architecture']!r}": lambda: timm.create_model(
+            f"local-dir:{folder}", pretrained=True
+        ).eval(),
+        f"resnet_hub's {variant!r}": lambda: load_files(
+            folder / CONFIG_FILE, folder / WEIGHTS_FILE, source="what was written"
+        ),
+    }
+    expected = answers(network)
+    slack = 1e-4 * float(expected.abs().max().clamp(min=1))
+    for reader, read in readers.items():
+        found = answers(read())
+        if not torch.allclose(expected, found, rtol=1e-3, atol=slack):
+            raise HubError(
+                f"What was written is not the model that was given: read as {reader} it answers differently "
+                f"(by up to {float((expected - found).abs().max()):.3g}). Nothing was saved; this is a fault "
+                f"of resnet_hub's {variant!r}, please report it."
+            )
 
 
 def answers(network: nn.Module) -> torch.Tensor:
