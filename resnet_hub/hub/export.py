@@ -38,6 +38,14 @@ FIGURES_FOLDER = "figures"
 CARD_BASE_FILE = ".resnet_hub/card.md"
 """The card as it was generated. What differs from it in README.md was written by a person and is kept."""
 
+_OURS = re.compile(
+    r"model\.safetensors|config\.json|README\.md|report\.json|figures/(\d{2,}-[A-Za-z0-9-]*\.(png|jpe?g))?"
+    r"|\.resnet_hub/(card\.md)?|\.eval_results/([a-z0-9.-]+\.yaml)?"
+    r"|\.DS_Store|Thumbs\.db|desktop\.ini"  # which file browsers leave wherever somebody looks
+)
+"""What may be in a folder that is written over; folders end in a slash."""
+_NAMES_SHOWN = 5
+
 _PART, _OLD = ".part", ".old"  # a folder while it is written, and the one that it takes the place of
 _IMAGE_HEADS = {".png": b"\x89PNG\r\n\x1a\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}
 
@@ -67,11 +75,12 @@ def save_folder(
         report: the run that is claimed in the card.
         figures: title in the card -> image file (PNG, JPEG), in the order of the card.
         license_id: licence of these weights; by default that of the weights which training started from.
-        overwrite: replace a folder that exists.
+        overwrite: replace a model folder that exists; edits of its card are kept. A folder that holds
+            anything else is refused all the same.
 
     Raises:
-        HubError: the folder exists and `overwrite` is not set, or what was written does not read back the
-            same.
+        HubError: the folder exists and `overwrite` is not set, or it holds what is not ours to remove, or
+            what was written does not read back the same.
         ModelError: the model is not one of timm's kind, has another number of outputs than `class_names`, or
             has weights that are not finite.
     """
@@ -99,7 +108,7 @@ def save_folder(
         if public is not None:
             public.save(scratch / REPORT_FILE)
             _write_eval_results(public, scratch)
-        refresh_card(scratch, repo_id=None)
+        refresh_card(scratch, repo_id=None, edits_in=folder)
         _check_reads_back(network, scratch)
     return folder
 
@@ -121,14 +130,21 @@ def with_own_edits(fresh: str, *, folder: Path) -> str:
     card, base = folder / CARD_FILE, folder / CARD_BASE_FILE
     if not card.is_file():
         return fresh
-    generated = base.read_text(encoding="utf-8") if base.is_file() else None
-    return with_edits(fresh, edited=card.read_text(encoding="utf-8"), generated=generated, source=str(folder))
+    try:
+        edited = card.read_text(encoding="utf-8")
+        generated = base.read_text(encoding="utf-8") if base.is_file() else None
+    except UnicodeDecodeError as error:
+        raise HubError(f"The {CARD_FILE} of {folder} is not UTF-8 ({error}). Save it as such.") from error
+    return with_edits(fresh, edited=edited, generated=generated, source=str(folder))
 
 
-def refresh_card(folder: Path, *, repo_id: str | None) -> Path:
-    """Write the folder's README.md again from its files, edits kept, and give its path."""
+def refresh_card(folder: Path, *, repo_id: str | None, edits_in: Path | None = None) -> Path:
+    """Write the folder's README.md again from its files, edits kept, and give its path.
+
+    `edits_in` is the folder whose README.md has the edits, if that is another one.
+    """
     fresh = generated_card(folder, repo_id=repo_id)
-    card = with_own_edits(fresh, folder=folder)
+    card = with_own_edits(fresh, folder=edits_in or folder)
     (folder / CARD_BASE_FILE).parent.mkdir(exist_ok=True)
     (folder / CARD_BASE_FILE).write_text(fresh, encoding="utf-8")
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
@@ -169,10 +185,7 @@ def _refuse_bad_request(
     report: RunReport | None,
     overwrite: bool,
 ) -> None:
-    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
-        raise HubError(
-            f"{folder} exists already and is not written over. Name another folder, or say overwrite=True."
-        )
+    _refuse_to_lose_files(folder, overwrite=overwrite)
     if "architecture" not in _timm_cfg(network):
         raise ModelError(
             f"A {type(network).__name__} without timm's pretrained_cfg cannot be exported: nobody could "
@@ -189,24 +202,82 @@ def _refuse_bad_request(
         raise ModelError("The class names of the report are not those that were given, or in another order.")
 
 
+def _refuse_to_lose_files(folder: Path, *, overwrite: bool) -> None:
+    """HubError unless the folder is not there, is empty, or may be written over and has only our files."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise HubError(
+            f"{folder} exists already and is not written over. Name another folder, or say overwrite=True."
+        )
+    if not folder.is_dir() or not _is_model_folder(folder):
+        raise HubError(
+            f"{folder} exists and is not a model folder of resnet_hub (those have a {CONFIG_FILE} with the "
+            f"key {OUR_KEY!r}), so not even overwrite=True replaces it. Name another folder, or remove "
+            f"this one."
+        )
+    if foreign := _foreign_names(folder):
+        names = ", ".join(foreign[:_NAMES_SHOWN])
+        more = f" and {len(foreign) - _NAMES_SHOWN} more" if len(foreign) > _NAMES_SHOWN else ""
+        raise HubError(
+            f"{folder} is not written over: it holds what save_folder did not write and would remove: "
+            f"{names}{more}. Move that elsewhere and repeat, or save into another folder; to update a clone "
+            f"of a Hub repository, save into a new folder and publish it with `resnet-hub push`."
+        )
+
+
+def _is_model_folder(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and OUR_KEY in config
+
+
+def _foreign_names(folder: Path) -> list[str]:
+    """What the folder holds beside the files that save_folder writes; of a foreign folder only its name."""
+    foreign: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if not _is_ours(path, folder):
+            foreign.append(path)
+        elif path.is_dir():
+            foreign += sorted(entry for entry in path.iterdir() if not _is_ours(entry, folder))
+    return [path.relative_to(folder).as_posix() + "/" * path.is_dir() for path in foreign]
+
+
+def _is_ours(path: Path, folder: Path) -> bool:
+    name = path.relative_to(folder).as_posix() + "/" * path.is_dir()
+    return not path.is_symlink() and _OURS.fullmatch(name) is not None  # save_folder makes no links
+
+
 def _timm_cfg(network: nn.Module) -> dict[str, Any]:
     cfg = getattr(network, "pretrained_cfg", None)
     return cfg if isinstance(cfg, dict) else {}
 
 
 def remove_scratch_of(folder: Path) -> None:
-    """Remove what processes that were killed while they wrote this folder have left beside it.
+    """Clear up what processes that were killed while they wrote this folder have left beside it.
 
-    For a caller who knows that no other process is writing it now.
+    For a caller who knows that no other process is writing it now. A folder that was moved away, and whose
+    successor did not come to take its place, gets its name back.
     """
-    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+    folder = folder.resolve()
+    left = list(folder.parent.glob(f".{glob.escape(folder.name)}.*"))
+    moved_away = [path for path in left if path.suffix == _OLD]
+    if moved_away and not folder.exists():
+        max(moved_away, key=lambda path: path.stat().st_ctime_ns).rename(folder)
+    for path in left:
         if path.suffix in (_PART, _OLD):
             shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
 def whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A scratch folder that becomes `folder` when the block ends well, and vanishes when it does not."""
+    """A scratch folder that becomes `folder` when the block ends well, and vanishes when it does not.
+
+    With `overwrite` all that the folder holds is removed: the caller knows that nothing of it is missed.
+    """
+    folder = folder.resolve()  # a link stays, and what it points at is replaced
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=_PART, dir=folder.parent))
     try:
@@ -217,15 +288,26 @@ def whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             fsync(path)
         if folder.exists():
             assert overwrite or not any(folder.iterdir())
-            old = scratch.with_suffix(_OLD)
-            folder.rename(old)
-            scratch.rename(folder)
-            shutil.rmtree(old)
+            _replace(folder, scratch)
         else:
             scratch.rename(folder)
-        fsync(folder.parent)
+            fsync(folder.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _replace(folder: Path, scratch: Path) -> None:
+    """Give the scratch folder the name of `folder`, which is removed; if that fails, it stays as it was."""
+    old = scratch.with_suffix(_OLD)
+    try:
+        folder.rename(old)
+        scratch.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    fsync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)  # the new one is in place; what is left of this is no failure
 
 
 def _copy_figures(figures: Mapping[str, Path], folder: Path) -> None:
