@@ -13,11 +13,12 @@ import timm
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 
 import resnet_hub
 from resnet_hub.errors import HubError, ModelError
-from resnet_hub.hub import save_folder
+from resnet_hub.hub import export, save_folder
 from resnet_hub.hub.config_file import MODEL_ARGS
 from resnet_hub.variant import ATTENTIONS, GLOBAL_POOLS, STEM_STRIDES
 
@@ -280,6 +281,21 @@ def test_a_strict_load_that_computes_something_else_is_caught(tmp_path):
     model = timm.create_model("resnetblur50", num_classes=3).eval()  # the keys and shapes of a plain resnet50
     model.pretrained_cfg["architecture"] = "resnet50"
     with pytest.raises(HubError, match="answers differently"):
+        save_folder(model, tmp_path / "export", class_names=NAMES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_only_resnet_hub_would_read_as_another_network_is_caught(tmp_path, monkeypatch):
+    plain = timm.create_model("my_resnet18", num_classes=3).eval()
+
+    def read_as_plain(*paths: object, source: str) -> torch.nn.Module:
+        """What a mistaken variant in config.json led to."""
+        plain.load_state_dict(load_file(paths[1]))
+        return plain
+
+    model = small_model(anti_alias="blur")
+    monkeypatch.setattr(export, "load_files", read_as_plain)
+    with pytest.raises(HubError, match="read as resnet_hub's 'my_resnetblur18' it answers differently"):
         save_folder(model, tmp_path / "export", class_names=NAMES)
     assert list(tmp_path.iterdir()) == []
 
