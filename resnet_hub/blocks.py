@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from timm.layers import (
     AvgPool2dSame,
+    BatchNormAct2d,
     BlurPool2d,
+    Conv2dSame,
     DropPath,
     LayerType,
+    SyncBatchNormAct,
     create_aa,
     create_attn,
     get_act_layer,
@@ -21,6 +24,7 @@ from timm.layers import (
 )
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from resnet_hub.errors import ModelError
@@ -28,6 +32,12 @@ from resnet_hub.variant import AntiAlias
 
 # Channels of the first two of the three 3x3 convolutions (timm's "deep" and "deep_tiered" at stem_width 32).
 _DEEP_STEM_CHANNELS = {"deep": (32, 32), "tiered": (24, 32)}
+
+# What can be folded, by its exact type: a standardised convolution is a Conv2d as well, and a norm of timm's
+# with an activation a BatchNorm2d.
+_PLAIN_CONVS = (nn.Conv2d, Conv2dSame)
+_PLAIN_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+_NORMS_WITH_ACT = (BatchNormAct2d, SyncBatchNormAct)
 
 
 def conv3x3(
@@ -125,17 +135,17 @@ def fold_batch_norms(module: nn.Module) -> int:
     """How many BatchNorms were folded, in place, into the convolutions that they directly follow.
 
     Only for evaluation: the running statistics become part of the weights. Relies on modules being registered
-    in the order in which they run.
+    in the order in which they run; for a network of which nobody knows that, compare its outputs afterwards.
     """
     folded = 0
     previous: tuple[nn.Module, str] | None = (
         None  # owner and name of the layer that ran last, if a convolution
     )
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d) and previous is not None:
+        if previous is not None and isinstance(child, _BatchNorm) and _is_foldable(child):
             owner, conv_name = previous
             setattr(owner, conv_name, fuse_conv_bn_eval(getattr(owner, conv_name), child))
-            setattr(module, name, nn.Identity())
+            setattr(module, name, _what_follows_norm(child))
             folded, previous = folded + 1, None
             continue
         folded += fold_batch_norms(child)
@@ -143,11 +153,23 @@ def fold_batch_norms(module: nn.Module) -> int:
     return folded
 
 
+def _is_foldable(norm: _BatchNorm) -> bool:
+    # Not of any subclass: what else a forward of somebody's own does would be lost without a word.
+    return type(norm) in (*_PLAIN_NORMS, *_NORMS_WITH_ACT) and norm.running_mean is not None
+
+
+def _what_follows_norm(norm: nn.Module) -> nn.Module:
+    """What a layer does once it has normalised: nothing, or timm's dropout and activation."""
+    parts = [norm.get_submodule(part) for part in ("drop", "act") if hasattr(norm, part)]
+    return nn.Sequential(*parts) if type(norm) in _NORMS_WITH_ACT else nn.Identity()
+
+
 def _last_conv(owner: nn.Module, name: str, child: nn.Module) -> tuple[nn.Module, str] | None:
-    if isinstance(child, nn.Conv2d):
+    if type(child) in _PLAIN_CONVS:
         return owner, name
-    if isinstance(child, nn.Sequential) and len(child) and isinstance(child[-1], nn.Conv2d):  # a deep stem
-        return child, str(len(child) - 1)
+    if isinstance(child, nn.Sequential) and len(child):  # a deep stem
+        *_, (last, layer) = child.named_children()
+        return (child, last) if type(layer) in _PLAIN_CONVS else None
     return None
 
 
