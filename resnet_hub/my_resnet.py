@@ -143,7 +143,9 @@ def register_variant(
     described = (
         pretrained_cfg(variant) | user_source(pretrained, layout_twin(variant)) | known_fields(cfg or {})
     )
-    check_new_name(name, is_same=VARIANTS.get(name) == variant)
+    is_ours = name in TIMM_LIKE | OWN
+    is_again = not is_ours and VARIANTS.get(name) == variant
+    check_new_name(name, is_ours=is_ours, is_again=is_again, is_used_here=name in globals())
     VARIANTS[name] = variant
     default_cfgs.update(generate_default_cfgs({name: described}))
 

@@ -1,5 +1,6 @@
 """Where the family meets timm's factory: building a model, describing weights, refusing the wrong ones."""
 
+import builtins
 import math
 import re
 from dataclasses import fields
@@ -167,17 +168,37 @@ def refuse_other_network(source: str, twin: str | None) -> None:
         )
 
 
-def check_new_name(name: str, *, is_same: bool) -> None:
-    """Raise ModelError unless a variant may be registered under `name`; again the same one is allowed."""
+def check_new_name(name: str, *, is_ours: bool, is_again: bool, is_used_here: bool) -> None:
+    """Raise ModelError unless a user's variant may be registered under `name`.
+
+    Args:
+        name: What it is to be called.
+        is_ours: Whether it is a network that comes with this package: its published weights would be lost.
+        is_again: Whether the user has registered the same variant before, as a notebook does.
+        is_used_here: Whether the module that holds the entry points has something else of that name.
+    """
+    if is_again:
+        return
     if not name.isidentifier():
         raise ModelError(
             f"{name!r} cannot name a model: timm makes it the name of a function. Use letters, digits and "
             f"underscores, such as {re.sub(r'^(?=[0-9]|$)', 'my_', re.sub(r'[^0-9a-zA-Z_]+', '_', name))!r}."
         )
-    if is_model(name) and not is_same:
+    if is_ours:
+        raise ModelError(
+            f"The name {name!r} is taken by a network that comes with resnet_hub, which is there already and "
+            f"cannot be replaced; choose another for yours, such as {f'{name}_mine'!r}."
+        )
+    if is_model(name):
         raise ModelError(
             f"The name {name!r} is taken by another model of timm or of the family; choose one not in "
             f"timm.list_models(), such as {f'{name}_mine'!r}."
+        )
+    # The name of a builtin would be as bad: functions look into their module before they look there.
+    if is_used_here or hasattr(builtins, name) or name.startswith("__"):
+        raise ModelError(
+            f"The name {name!r} is taken by something that Python or resnet_hub itself uses; choose another, "
+            f"such as {'my_' + name.strip('_')!r}."
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import resnet_hub
-from resnet_hub import conformance
+from resnet_hub import conformance, my_resnet
 from resnet_hub.errors import ConfigError, ModelError
 from resnet_hub.my_resnet import VARIANTS, register_variant, timm_twin
 from resnet_hub.variant import Variant
@@ -85,7 +85,11 @@ def test_a_row_of_the_table_with_a_change_is_a_variant_and_its_twin_is_found():
         ("my-net", {}, "my_net"),
         ("50net", {}, "my_50net"),
         ("resnet50", {}, "taken.*resnet50_mine"),
-        ("my_resnet50", {}, "taken"),
+        ("my_resnet50", {}, "taken.*comes with resnet_hub.*my_resnet50_mine"),
+        ("build", {}, "taken.*my_build"),
+        ("VARIANTS", {}, "taken"),
+        ("next", {}, "taken.*my_next"),
+        ("__getattr__", {}, "taken.*my_getattr"),
         ("my_new", {"pretrained": "weights.pth"}, "Pickles"),
         ("my_new", {"pretrained": "nowhere.safetensors"}, "no file"),
         ("my_new", {"pretrained": "timm/resnet50.a1_in1k"}, "timm's resnet50"),
@@ -96,6 +100,32 @@ def test_what_cannot_be_registered_is_refused_with_what_to_change(name, options,
     with pytest.raises(ModelError, match=message):
         register_variant(name, NARROW, **options)
     assert timm.list_models() == before
+
+
+@pytest.mark.parametrize("name", ["my_resnet50", "my_resnet20", "my_resnet18_small"])
+def test_a_network_of_the_package_cannot_be_registered_again_even_as_what_it_is(name):
+    weights, entry_point = timm.list_models(f"{name}.*", pretrained=True), timm.model_entrypoint(name)
+    with pytest.raises(ModelError, match="comes with resnet_hub"):
+        register_variant(name, VARIANTS[name])
+    assert timm.list_models(f"{name}.*", pretrained=True) == weights
+    assert timm.model_entrypoint(name) is entry_point is getattr(my_resnet, name)
+    assert timm.create_model(name, num_classes=2, device="meta").num_classes == 2
+
+
+def test_a_name_that_was_refused_breaks_no_other_model():
+    before = dict(vars(my_resnet))
+    for name in ("build", "Variant", "_build", "pretrained_cfg", "dict", "getattr", "__all__"):
+        with pytest.raises(ModelError, match="taken"):
+            register_variant(name, NARROW)
+    assert vars(my_resnet) == before
+    assert timm.create_model("my_resnet20", num_classes=2).num_classes == 2
+
+
+def test_another_variant_under_the_name_of_ones_own_is_refused_and_the_first_stays():
+    register_variant("my_first", NARROW)
+    with pytest.raises(ModelError, match="taken"):
+        register_variant("my_first", replace(NARROW, attn="se"))
+    assert timm.create_model("my_first", device="meta").variant == NARROW
 
 
 def test_an_unknown_key_of_the_configuration_names_the_nearest():
