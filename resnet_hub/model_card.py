@@ -16,6 +16,7 @@ import jinja2
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from resnet_hub.origin import origin_of, registration_code
 from resnet_hub.results import RunReport, Score
 
 MAX_CLASS_ROWS = 60
@@ -182,7 +183,6 @@ def slug(name: str) -> str:
 
 def _card_values(report: RunReport | None, facts: CardFacts) -> dict[str, Any]:
     scores = [] if report is None else _scores(report)
-    needs_plugin = facts.architecture == facts.variant and facts.variant.startswith("my_")
     class_rows, class_rows_left = _class_rows(scores[-1][1] if scores else None)
     source = facts.repo_id
     return {
@@ -192,8 +192,10 @@ def _card_values(report: RunReport | None, facts: CardFacts) -> dict[str, Any]:
         "scores": scores,
         "multi_label": report is not None and report.multi_label,
         "figures": facts.figures,
-        "needs_plugin": needs_plugin,
-        "variant": facts.variant,
+        "origin": origin_of(facts.architecture),
+        "registration": registration_code(facts.architecture),
+        "architecture": _identifier(facts.architecture),
+        "color_mode": "L" if facts.input_size[0] == 1 else "RGB",
         "timm_source": f"hf-hub:{source}" if source else "local-dir:.",
         "our_source": source or ".",
         "transformers_source": source or ".",
@@ -218,7 +220,9 @@ def _card_values(report: RunReport | None, facts: CardFacts) -> dict[str, Any]:
 
 
 def _summary(report: RunReport | None, facts: CardFacts) -> str:
-    what = f"An image classifier: `{facts.variant}`, {facts.num_parameters / 1e6:.1f} M parameters"
+    what = (
+        f"An image classifier: `{_identifier(facts.variant)}`, {facts.num_parameters / 1e6:.1f} M parameters"
+    )
     if facts.class_names:
         what += f", which tells {len(facts.class_names)} classes apart"
     if report is None:
@@ -238,7 +242,7 @@ def _model_rows(facts: CardFacts) -> list[tuple[str, str]]:
     numbers = [", ".join(f"{value:.4g}" for value in values) for values in (facts.mean, facts.std)]
     _, height, width = facts.input_size
     rows = [
-        ("Architecture", f"`{facts.variant}`"),
+        ("Architecture", f"`{_identifier(facts.variant)}`"),
         ("Parameters", f"{facts.num_parameters:,}"),
         (
             "Images are resized and cropped to",
@@ -249,7 +253,7 @@ def _model_rows(facts: CardFacts) -> list[tuple[str, str]]:
         ("Licence", text(facts.license_id) if facts.license_id else "not stated"),
     ]
     if facts.architecture != facts.variant:
-        rows.insert(1, ("The same network in timm", f"`{facts.architecture}`"))
+        rows.insert(1, ("The same network in timm", f"`{_identifier(facts.architecture)}`"))
     if facts.base_model is not None:
         rows.append(("Weights that training started from", text(facts.base_model)))
     return rows
@@ -337,6 +341,11 @@ def _eval_results(report: RunReport) -> list[EvalResult]:
         )
         for kind, value in metrics.items()
     ]
+
+
+def _identifier(name: str) -> str:
+    """The name of a model as it can stand in code: any that timm knows is that already."""
+    return re.sub(r"\W", "_", name[:100])
 
 
 def _model_name(facts: CardFacts) -> str:

@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
 
+import resnet_hub
 from resnet_hub.hub import current_card, refresh_card, save_folder
 from resnet_hub.hub.card_edits import with_edits
 from resnet_hub.model_card import (
@@ -22,7 +23,9 @@ from resnet_hub.model_card import (
     render_card,
     text,
 )
+from resnet_hub.my_resnet import register_variant
 from resnet_hub.results import ClassScore, RunReport, Score, SplitRecord, TrainRecord
+from resnet_hub.variant import Variant
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
@@ -306,6 +309,76 @@ def test_the_code_of_the_card_runs_where_the_folder_is(exported, run_python):
     done = run_python("import os\nos.chdir('export')\n" + "\n".join(blocks))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("beagle") == 3
+
+
+TINY = Variant(block="basic", depths=(1, 1), widths=(8, 16), stem="conv3", stem_width=8)
+
+
+@pytest.mark.slow
+def test_the_code_of_a_card_of_ones_own_grey_variant_runs_where_nobody_has_registered_it(
+    tmp_path, run_python
+):
+    register_variant("tiny_net", TINY)
+    model = timm.create_model("tiny_net", num_classes=3, in_chans=1)
+    folder = save_folder(model, tmp_path / "export", class_names=NAMES)
+    Image.new("RGB", (80, 70), (200, 10, 30)).save(folder / "image.jpg")
+    best = resnet_hub.classify(resnet_hub.load(folder), folder / "image.jpg")[0]
+    for block in code_blocks((folder / "README.md").read_text()):
+        done = run_python("import os\nos.chdir('export')\n" + block)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"{best.probability:.4f} {best.label}\n")
+
+
+def usage(variant: str, architecture: str, **changes: object) -> str:
+    card = render_card(report(), facts(variant=variant, architecture=architecture, **changes))
+    return card[card.index("## How to use it") : card.index("## The model")]
+
+
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0"])
+def test_a_network_that_timm_has_needs_no_other_package(name):
+    for variant in (name, "my_resnet50"):
+        timms, ours, transformers = code_blocks(usage(variant, name))
+        assert "resnet_hub" not in timms + transformers
+        assert "register" not in ours
+
+
+def test_a_network_that_only_this_package_has_is_registered_by_its_import():
+    for block in code_blocks(usage("my_resnet20", "my_resnet20")):
+        assert block.startswith("import resnet_hub")
+        assert "register_variant" not in block
+
+
+@pytest.mark.parametrize("name", ["tiny_net", "my_tiny"])
+def test_a_variant_of_ones_own_is_registered_by_the_code_and_not_by_an_import(name):
+    register_variant(name, TINY)
+    text_of_usage = usage(name, name)
+    assert "# registers" not in text_of_usage
+    for block in code_blocks(text_of_usage):
+        call = re.search(r"resnet_hub\.register_variant\(\n.*?\n\)", block, re.DOTALL)
+        assert call is not None
+        exec(compile(call[0], "card", "exec"), {"resnet_hub": resnet_hub})  # refused if it were another
+
+
+@pytest.mark.parametrize("name", ["my_elsewhere", "elsewhere"])
+def test_of_a_network_that_somebody_else_registers_the_card_says_so(name):
+    text_of_usage = usage(name, name)
+    assert f"`{name}` is a network that neither timm nor resnet_hub brings along" in text_of_usage
+    for block in code_blocks(text_of_usage):
+        assert block.startswith(f"# here import the module that registers {name} in timm")
+
+
+def test_a_grey_image_stays_grey():
+    grey = usage("my_resnet20", "my_resnet20", input_size=(1, 32, 32))
+    assert grey.count('.convert("L")') == 2
+    assert "RGB" not in grey
+    assert "pipeline(" not in grey
+    assert '.convert("RGB")' in usage("my_resnet20", "my_resnet20")
+
+
+def test_a_name_of_a_network_from_outside_is_no_markup():
+    card = render_card(report(), facts(variant="a`b\n# c", architecture="x\n```\n<script>"))
+    assert "<script>" not in card
+    assert "\n# c" not in card
 
 
 def test_rendering_again_changes_nothing(exported):

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "resnet_hub"
 LEVELS = (
     ("errors", "results", "launcher", "when_timm_is_imported"),
     ("variant", "blocks", "architecture"),
-    ("strict_loading", "timm_build", "pretrained", "own_weights", "my_resnet", "optimize"),
+    ("strict_loading", "timm_build", "pretrained", "own_weights", "my_resnet", "origin", "optimize"),
     ("images", "image_files", "preprocessing"),
     ("model_card",),
     ("hub",),

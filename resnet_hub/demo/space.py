@@ -16,7 +16,8 @@ from resnet_hub.errors import ModelError
 from resnet_hub.hub.config_file import CONFIG_FILE
 from resnet_hub.hub.export import save_folder, whole_folder
 from resnet_hub.hub.weights import WEIGHTS_FILE
-from resnet_hub.my_resnet import OWN, TIMM_LIKE
+from resnet_hub.my_resnet import timm_twin
+from resnet_hub.origin import origin_of
 from resnet_hub.predict import class_names_of
 
 _PYTHON = "3.12"
@@ -49,7 +50,7 @@ def write_space(model: nn.Module, folder: Path, *, title: str, examples: Sequenc
     if folder.exists():
         raise ModelError(f"{folder} exists already and is not written over. Name another folder.")
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    _refuse_own_variant(str(cfg.get("architecture", "")))
+    _refuse_own_variant(model, str(cfg.get("architecture") or ""))
     with whole_folder(folder, overwrite=False) as scratch:
         _copy_model(model, scratch / "model", license_id=cfg.get("license"))
         _copy_package(scratch / "resnet_hub")
@@ -60,11 +61,13 @@ def write_space(model: nn.Module, folder: Path, *, title: str, examples: Sequenc
     return folder
 
 
-def _refuse_own_variant(architecture: str) -> None:
-    if architecture.startswith("my_") and architecture not in TIMM_LIKE | OWN:
+def _refuse_own_variant(model: nn.Module, architecture: str) -> None:
+    # A variant of somebody's own that computes what a network of timm does is exported under timm's name.
+    if architecture and origin_of(architecture) == "user" and timm_twin(model) is None:
         raise ModelError(
-            f"{architecture} is a variant of your own, which the Space could not build: only variants "
-            "that come with resnet_hub, and timm's models, can be shown in a Space."
+            f"{architecture} is a variant of your own, which the Space could not build: only networks that "
+            "come with resnet_hub or timm can be shown in a Space. Leave out --space to show it on this "
+            "machine."
         )
 
 
