@@ -10,19 +10,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import gradio
+import numpy as np
 import pytest
 import timm
+from gradio.data_classes import ImageData
 from huggingface_hub import SpaceCard, SpaceCardData
+from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+from torch import nn
 
 import resnet_hub
 from resnet_hub.cli import main
-from resnet_hub.demo.page import answering
+from resnet_hub.demo.page import answering, build_page
+from resnet_hub.demo.space import write_space
+from resnet_hub.errors import ModelError
+from resnet_hub.images import open_image
+from resnet_hub.my_resnet import VARIANTS, register_variant
+from resnet_hub.variant import Variant
 from tests.browser import Browser
 from tests.colour_model import COLOURS, photo
 
 pytest_plugins = ["tests.browser", "tests.colour_model"]
+
+TINY = Variant(block="basic", depths=(1, 1), widths=(8, 16), stem="conv3", stem_width=8)
 
 
 def free_port() -> int:
@@ -144,6 +155,31 @@ def test_the_space_holds_the_model_the_examples_and_no_pickle(space, colour_mode
     assert resnet_hub.classify(resnet_hub.load(space / "model"), photo("blue", 9)) == wanted
 
 
+def own_model(name: str, variant: Variant) -> nn.Module:
+    register_variant(name, variant)
+    model = timm.create_model(name, num_classes=2)
+    model.pretrained_cfg["label_names"] = ("cat", "dog")
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ["tiny_net", "my_tiny"])
+def test_a_variant_of_ones_own_is_refused_since_the_space_could_not_build_it(name, tmp_path):
+    model = own_model(name, TINY)
+    with pytest.raises(ModelError, match=f"{name} is a variant of your own.*Leave out --space"):
+        write_space(model, tmp_path / "space", title="tiny")
+    assert not (tmp_path / "space").exists()
+
+
+def test_a_variant_of_ones_own_that_timm_has_as_well_is_shown_as_timms(tmp_path):
+    model = own_model("same_as_resnet18", VARIANTS["my_resnet18"])
+    folder = write_space(model, tmp_path / "space", title="same")
+    code = "import resnet_hub; print(type(resnet_hub.load('model')).__module__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "timm.models.resnet"
+
+
 def test_the_page_answers_as_classify_does_and_forgets_a_picture_that_is_taken_away(colour_model, tmp_path):
     model = resnet_hub.load(colour_model)
     answer = answering(model)
@@ -153,6 +189,64 @@ def test_the_page_answers_as_classify_does_and_forgets_a_picture_that_is_taken_a
     assert overlay is not None
     assert overlay.size == (256, 256)
     assert answer(None) == (None, None)
+
+
+def transparent() -> Image.Image:
+    image = photo("red", 3).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+def sixteen_bits() -> Image.Image:
+    return Image.fromarray((np.arange(40 * 48, dtype=np.uint16) * 34).reshape(40, 48))
+
+
+def palette() -> Image.Image:
+    image = photo("blue", 3).quantize(16)
+    image.info["transparency"] = 3
+    return image
+
+
+def turned() -> Image.Image:
+    image = photo("green", 3)
+    image.paste(photo("red", 3).crop((0, 0, 48, 12)))
+    image.getexif()[0x0112] = 6  # EXIF: the camera was on its side
+    return image
+
+
+def turned_and_grey() -> Image.Image:
+    image = turned().convert("L")
+    image.getexif()[0x0112] = 6
+    return image
+
+
+@pytest.mark.parametrize(
+    ("make", "suffix"),
+    [
+        (transparent, "png"),
+        (transparent, "webp"),
+        (sixteen_bits, "png"),
+        (sixteen_bits, "tiff"),
+        (palette, "png"),
+        (palette, "gif"),
+        (turned, "jpg"),
+        (turned_and_grey, "jpg"),
+    ],
+)
+def test_what_is_uploaded_comes_to_the_model_as_the_file_that_it_is(colour_model, tmp_path, make, suffix):
+    file, image = tmp_path / f"upload.{suffix}", make()
+    image.save(file, exif=image.getexif())
+    model = resnet_hub.load(colour_model)
+    (upload,) = [
+        block
+        for block in build_page(model, title="colours").blocks.values()
+        if isinstance(block, gradio.Image) and block.sources == ["upload", "clipboard"]
+    ]
+    path = upload.preprocess(ImageData(path=str(file), orig_name=file.name))
+    assert Path(path).read_bytes() == file.read_bytes()
+    assert np.array_equal(open_image(path), open_image(file))
+    labels, _ = answering(model)(path)
+    assert labels == dict(resnet_hub.classify(model, file))
 
 
 def test_a_file_that_is_no_picture_is_explained_to_the_visitor(colour_model, tmp_path):

@@ -52,7 +52,7 @@ def build_page(model: nn.Module, *, title: str, examples: Sequence[Path] = ()) -
         )
         with gr.Row():
             with gr.Column():
-                image = gr.Image(type="filepath", sources=["upload", "clipboard"], label="Image", height=320)
+                image = _image_input(gr)
                 if examples:
                     gr.Examples([[str(path)] for path in examples], inputs=[image], cache_examples=False)
             with gr.Column():
@@ -60,6 +60,15 @@ def build_page(model: nn.Module, *, title: str, examples: Sequence[Path] = ()) -
                 seen = gr.Image(label="Grad-CAM: what speaks for the first", interactive=False, buttons=[])
         image.change(answer, inputs=[image], outputs=[label, seen], api_name="classify")
     return page
+
+
+def _image_input(gr: Any) -> Any:
+    """Where a visitor puts an image; the page gets the very file, as `classify` would."""
+    # With a mode, and RGB is the default, gradio writes a file of another mode anew: black where it was
+    # transparent, white where it had 16 bits.
+    return gr.Image(
+        type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Image", height=320
+    )
 
 
 def answering(model: nn.Module) -> Answer:
@@ -74,7 +83,8 @@ def answering(model: nn.Module) -> Answer:
             image = open_image(Path(path), mode=preprocessing.mode)
         except BadImageError as error:
             raise import_gradio().Error(f"This image {error}", print_exception=False) from error
-        best = predict_probabilities(model, [image])[0].topk(min(TOP_K, len(names)))
+        # Of the file: the image that was opened is upright and still has the EXIF that would turn it again.
+        best = predict_probabilities(model, [Path(path)])[0].topk(min(TOP_K, len(names)))
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         return {names[number]: value for value, number in pairs}, _overlay(model, image, preprocessing)
 
