@@ -71,6 +71,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where Pillow looks for it
 _FIRST_SIDEWAYS = 5  # from here on width and height change places
 
 
@@ -172,7 +173,7 @@ class EncodedImage:
                 self.file.draft(None, (height, width) if sideways else (width, height))
             self.file.load()
             image = _as_mode(self.file, mode)
-            return image.transpose(_UPRIGHT[self.orientation]) if self.orientation in _UPRIGHT else image
+            return _turned(image, self.orientation) if self.orientation in _UPRIGHT else image
         except BadImageError:
             raise
         except Exception as error:  # decoders of foreign bytes raise all sorts
@@ -304,6 +305,14 @@ def _orientation(file: Image.Image) -> int:
     except Exception:  # a broken EXIF block is no reason to refuse an image; it is then taken as upright
         return 1
     return orientation if orientation in _UPRIGHT else 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    """The upright image, without the EXIF that would turn it again where it is opened once more."""
+    upright = image.transpose(_UPRIGHT[orientation])
+    for name in _ORIENTED:
+        upright.info.pop(name, None)
+    return upright
 
 
 def _turn_upright(pixels: Pixels, orientation: int) -> Pixels:

@@ -326,3 +326,13 @@ def test_arrays_are_images_and_other_things_are_refused_by_what_they_are():
         open_image(pixels / 255)
     with pytest.raises(BadImageError, match="is no image but a list"):
         open_image([gradient()])  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_an_image_that_was_opened_is_not_turned_once_more(format: str, orientation: int):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = open_image(file_of(gradient(), format, exif=exif))
+    assert np.array_equal(np.asarray(open_image(image)), np.asarray(image))
+    assert np.array_equal(read_header(image).pixels(), np.asarray(image))

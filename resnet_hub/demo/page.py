@@ -83,8 +83,7 @@ def answering(model: nn.Module) -> Answer:
             image = open_image(Path(path), mode=preprocessing.mode)
         except BadImageError as error:
             raise import_gradio().Error(f"This image {error}", print_exception=False) from error
-        # Of the file: the image that was opened is upright and still has the EXIF that would turn it again.
-        best = predict_probabilities(model, [Path(path)])[0].topk(min(TOP_K, len(names)))
+        best = predict_probabilities(model, [image])[0].topk(min(TOP_K, len(names)))
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         return {names[number]: value for value, number in pairs}, _overlay(model, image, preprocessing)
 

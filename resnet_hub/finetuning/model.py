@@ -117,6 +117,7 @@ def describe_preprocessing(
         label_names=list(class_names),
         label_descriptions=None,
     )
+    model.train_input_size = None  # pyright: ignore  that of the weights that training started from
     if crop_pct is not None:
         cfg["crop_pct"] = crop_pct
 
@@ -190,11 +191,6 @@ def _origin_of(model: nn.Module, *, pretrained: bool) -> Origin:
         base_model=None if source is None else str(source),
         base_license=cfg.get("license"),
     )
-
-
-def train_size_of(model: nn.Module) -> int:
-    """Height and width in pixels that its weights were trained at, often less than for evaluation."""
-    return model.pretrained_cfg["input_size"][-1]  # pyright: ignore
 
 
 def width_of(model: nn.Module) -> int:

@@ -38,7 +38,6 @@ from resnet_hub.finetuning.model import (
     check_model_name,
     check_takes_images,
     describe_preprocessing,
-    train_size_of,
     width_of,
 )
 from resnet_hub.finetuning.preemption import Preempted, PreemptionWatch
@@ -51,6 +50,7 @@ from resnet_hub.finetuning.tracking import check_trackers
 from resnet_hub.finetuning.train_stream import TrainStream
 from resnet_hub.hub import may_be_public
 from resnet_hub.hub.access import asking, offline
+from resnet_hub.hub.export import train_input_size
 from resnet_hub.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
         num_train=len(data.train),
         multi_label=data.multi_label,
         model_image_size=Preprocessing.of_model(model).image_size[0],
-        model_train_size=train_size_of(model),
+        model_train_size=train_input_size(model)[-1],
         network_width=width_of(model),
         world_size=machine.world_size,
     )

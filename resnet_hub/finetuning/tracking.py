@@ -18,6 +18,7 @@ from accelerate.tracking import (
     GeneralTracker,
     get_available_trackers,
 )
+from accelerate.utils import LoggerType
 
 from resnet_hub.errors import ConfigError, nearest
 
@@ -52,7 +53,7 @@ def check_trackers(report_to: str) -> None:
     for name in names:
         if name not in LOGGER_TYPE_TO_CLASS:
             raise ConfigError(f"--report_to {name}: {nearest(name, [*LOGGER_TYPE_TO_CLASS, ALL])}")
-        if name not in installed:
+        if name in set(map(str, LoggerType)) - installed:
             raise ConfigError(f"--report_to {name}: install it first: pip install {name}")
 
 

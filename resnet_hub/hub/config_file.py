@@ -22,6 +22,9 @@ CONFIG_FILE = "config.json"
 OUR_KEY = "resnet_hub"
 """Key of config.json that says what only this package needs: the variant, the base model, the dataset."""
 
+TRAIN_SIZE = "train_input_size"
+"""Below it, and as an attribute of a model that was loaded: channels, height, width of training images."""
+
 _MAX_CONFIG_BYTES = 8 * 2**20  # the names and descriptions of ImageNet-21k's classes are about 2 MB
 _MAX_CLASSES = 1_000_000
 _MAX_NAME_CHARS = 1_000
@@ -106,6 +109,8 @@ class ModelConfig:
     pretrained_cfg: dict[str, Any]
     """timm's preprocessing and licence fields; nothing in it names a file, an address or code."""
     license_id: str | None
+    train_input_size: tuple[int, int, int] | None
+    """Of the images that it was trained on, where the file says so; `pretrained_cfg` is of evaluation."""
     extra: dict[str, Any]
     """Our own key: `variant`, `base_model`, `license`, `dataset`, ..."""
 
@@ -212,6 +217,7 @@ def read_config(path: Path, *, source: str) -> ModelConfig:
         ),
         pretrained_cfg=_checked(cfg, _PREPROCESSING, source=source, strict=False),
         license_id=_license(cfg.get("license")),
+        train_input_size=tuple(trained) if _is_size(trained := own.get(TRAIN_SIZE)) else None,
         extra={key: value for key, value in own.items() if isinstance(value, str | int | float | bool)},
     )
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from resnet_hub.errors import HubError, ModelError
 from resnet_hub.hub.card_edits import with_edits
-from resnet_hub.hub.config_file import CONFIG_FILE, OUR_KEY, read_config, write_config
+from resnet_hub.hub.config_file import CONFIG_FILE, OUR_KEY, TRAIN_SIZE, read_config, write_config
 from resnet_hub.hub.durable import fsync
 from resnet_hub.hub.loading import load_files
 from resnet_hub.hub.weights import WEIGHTS_FILE, tensor_shapes, unwrap, write_weights
@@ -101,7 +101,7 @@ def save_folder(
                 "dataset": None if public is None else public.dataset,
                 "dataset_revision": None if public is None else public.dataset_revision,
                 "multi_label": None if public is None else public.multi_label,
-                "train_input_size": list(_timm_cfg(network)["input_size"]),
+                TRAIN_SIZE: list(train_input_size(network)),
             },
         )
         _copy_figures(figures or {}, scratch)
@@ -111,6 +111,15 @@ def save_folder(
         refresh_card(scratch, repo_id=None, edits_in=folder)
         _check_reads_back(network, scratch)
     return folder
+
+
+def train_input_size(model: nn.Module) -> tuple[int, int, int]:
+    """Channels, height and width of the images that a model was trained on, often smaller than evaluation's.
+
+    A model that `load` made knows it beside its `pretrained_cfg`, which is of evaluation.
+    """
+    known: Any = getattr(model, TRAIN_SIZE, None)
+    return known or _timm_cfg(model)["input_size"]
 
 
 def generated_card(folder: Path, *, repo_id: str | None) -> str:

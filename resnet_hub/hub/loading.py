@@ -83,6 +83,7 @@ def load_files(config_path: Path, weights_path: Path, *, source: str, data: byte
     if any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()]):
         model = _build(config, source=source, device="cpu")  # it has buffers that are computed and not stored
         model.load_state_dict(tensors)
+    model.train_input_size = config.train_input_size  # pyright: ignore[reportArgumentType]  for save_folder
     model.multi_label = config.extra.get("multi_label") is True  # pyright: ignore[reportArgumentType]
     return model.eval()
 

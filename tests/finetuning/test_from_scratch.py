@@ -22,6 +22,8 @@ from resnet_hub.finetuning.config import FinetuneConfig
 from resnet_hub.finetuning.hyperrule import complete
 from resnet_hub.finetuning.optim import make_optimizer, set_rate
 from resnet_hub.finetuning.sampler import EpochPlan
+from resnet_hub.hub import load, save_folder
+from resnet_hub.hub.export import train_input_size
 from resnet_hub.preprocessing import Preprocessing
 from resnet_hub.results import RunReport
 
@@ -147,6 +149,10 @@ def test_training_images_may_be_smaller_than_those_of_evaluation(tmp_path: Path)
     run, training = prepared(tmp_path / "run", image_size=16, train_image_size=12, crop_pct=0.9)
     cfg = run.model.pretrained_cfg
     assert (cfg["input_size"], cfg["test_input_size"]) == ((3, 12, 12), (3, 16, 16))
+    names = [str(digit) for digit in range(10)]
+    again = load(save_folder(run.model, tmp_path / "export", class_names=names))
+    assert train_input_size(load(save_folder(again, tmp_path / "again", class_names=names)))[-1] == 12
+    assert Preprocessing.of_model(again).image_size == (16, 16)
     (batch,) = next(training.batches.epoch(0))
     assert batch.images.shape[2:] == (12, 12)
     assert run.preprocessing.image_size == (16, 16)
