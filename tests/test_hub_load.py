@@ -371,6 +371,9 @@ def test_timms_own_create_model_gets_the_checked_file(hub, tmp_path: Path):
     publish(hub, tmp_path / "weights", "timm/resnet18.a1_in1k")
     assert_same(model, timm.create_model("my_resnet18", pretrained=True))
     assert_same(model, timm.create_model("my_resnet18.a1_in1k", pretrained=True))
+    failing = hub.fail("HEAD", status=503, times=3)
+    assert_same(model, timm.create_model("my_resnet18", pretrained=True))
+    assert failing.met == 3
     fault = hub.fail("GET .*model.safetensors|GET /lfs/", corrupt=True, times=9)
     for path in weights_of(constants.HF_HUB_CACHE):
         path.unlink()

@@ -1,6 +1,7 @@
 """Reaching the Hub: quick to say that it cannot be reached, patient with what passes, mute about tokens."""
 
 import logging
+import math
 import re
 import threading
 import time
@@ -45,16 +46,23 @@ class UnreachableError(HubError):
         super().__init__(help_text or f"The Hub cannot be reached ({found}). {_asked_where()}")
 
 
+class NotServedError(HubError):
+    """The Hub answered, but not the question: it is busy, it fails, or it does not take the token."""
+
+
 def offline() -> bool:
     """Whether HF_HUB_OFFLINE forbids every connection."""
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def look_up(repo_id: str, filename: str, *, revision: str | None) -> HfFileMetadata:
+def look_up(
+    repo_id: str, filename: str, *, revision: str | None, patience: float = math.inf
+) -> HfFileMetadata:
     """Commit, sum and size of a file as the Hub declares them, within seconds or not at all.
 
     Raises:
         UnreachableError: nobody answered in FIRST_ANSWER_SECONDS, twice.
+        NotServedError: the Hub is busy or fails, for longer than `patience`, or does not take the token.
         HubError: the Hub answered that there is no such thing, or that it may not be read.
     """
     if offline():
@@ -73,6 +81,7 @@ def look_up(repo_id: str, filename: str, *, revision: str | None) -> HfFileMetad
         repo_id=repo_id,
         revision=revision,
         tries_without_answer=2,
+        patience=patience,
     )
 
 
@@ -83,6 +92,7 @@ def asking(
     revision: str | None = None,
     tries_without_answer: int = 3,
     repeat: bool = True,
+    patience: float = math.inf,
 ) -> _Result:
     """What the request gives; a passing fault is waited out, any other error becomes a HubError that helps.
 
@@ -92,7 +102,9 @@ def asking(
         revision: named in the message, if there is one.
         tries_without_answer: how often to try where nobody answers.
         repeat: whether to try again after a fault that passes.
+        patience: seconds that may be waited between all tries; a wait that would be longer is not begun.
     """
+    waited = 0.0
     for number, wait in enumerate((*_WAITS, None), start=1):
         try:
             return request()
@@ -103,6 +115,9 @@ def asking(
             if no_answer and number >= tries_without_answer:
                 raise explained(error, repo_id=repo_id, revision=revision) from None
             seconds = max(wait, _asked_wait(error))
+            waited += seconds
+            if waited > patience:
+                raise explained(error, repo_id=repo_id, revision=revision) from None
             _log.info("%s: %s; again in %.1f s", repo_id, type(error).__name__, seconds)
             time.sleep(seconds)
     raise AssertionError("the last try returns or raises")
@@ -232,14 +247,15 @@ def redact(text: str) -> str:
 
 def _refused(status: int, *, at: str, who: str, login: str, error: Exception) -> HubError:
     if status == 401:
-        return HubError(f"The Hub does not accept the token that is set, asking for {at}. {login}")
+        return NotServedError(f"The Hub does not accept the token that is set, asking for {at}. {login}")
     if status == 403:
         return HubError(f"The Hub forbids this for {at}, asked {who}: {_one_line(error)} {login}")
     if status == 429:
-        return HubError(
+        return NotServedError(
             f"The Hub says that it was asked too often (429), for {at}. Try again in some minutes."
         )
-    return HubError(f"The Hub failed with {status} for {at}: {_one_line(error)} Try again in some minutes.")
+    kind = NotServedError if status == 408 or status >= 500 else HubError
+    return kind(f"The Hub failed with {status} for {at}: {_one_line(error)} Try again in some minutes.")
 
 
 def _asked_wait(error: BaseException) -> float:

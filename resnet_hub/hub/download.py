@@ -8,21 +8,31 @@ bytes come from a real Xet store there.
 
 import hashlib
 import logging
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import timm
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 
 from resnet_hub.errors import HubError, ModelError, nearest
-from resnet_hub.hub.access import UnreachableError, asking, look_up, not_to_be_had, offline
+from resnet_hub.hub.access import (
+    NotServedError,
+    UnreachableError,
+    asking,
+    look_up,
+    not_to_be_had,
+    offline,
+)
 from resnet_hub.hub.config_file import CONFIG_FILE
 from resnet_hub.hub.weights import PICKLES, WEIGHTS_FILE
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LONGEST_NAME = 200
+_PATIENCE_WITH_A_COPY = 2.0  # seconds to wait for a busy Hub, two more tries, where the cache can answer
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +47,8 @@ class Pinned:
     """The branch or tag that was asked for; None when it was the commit itself."""
     online: bool
     """Whether the Hub may be asked: it answered, or nobody tried yet."""
+    refusal: str | None = None
+    """What it answered instead, where the commit is the cache's because the Hub did not serve."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +66,11 @@ def pin(
     filename: str = CONFIG_FILE,
     cache_dir: Path | None = None,
 ) -> Pinned:
-    """The commit that a branch, tag or commit id stands for now; from the cache when the Hub does not answer.
+    """The commit that a branch, tag or commit id stands for now; from the cache when the Hub does not serve.
 
-    `filename` is a file that the repository has to have.
+    `filename` is a file that the repository has to have. Whether the Hub does not answer, is busy, fails or
+    does not take the token makes no difference to who has a copy. That there is no such thing, or that it
+    is gated, is an answer, and is believed.
 
     Raises:
         HubError: no such repository or revision, no access, or no Hub and nothing in the cache.
@@ -64,15 +78,20 @@ def pin(
     if revision is not None and _COMMIT.fullmatch(revision):
         return Pinned(repo_id=repo_id, commit=revision, name=None, online=not offline())
     name = revision or constants.DEFAULT_REVISION
+    cached = _commit_in_cache(repo_id, filename, revision=revision, cache_dir=cache_dir)
+    patience = math.inf if cached is None else _PATIENCE_WITH_A_COPY
     try:
-        found = look_up(repo_id, filename, revision=revision)
+        found = look_up(repo_id, filename, revision=revision, patience=patience)
     except UnreachableError as error:
-        cached = try_to_load_from_cache(repo_id, filename, revision=revision, cache_dir=cache_dir)
-        if not isinstance(cached, str):
+        if cached is None:
             raise not_to_be_had(repo_id, found=error.found) from None
-        commit = Path(cached).parents[filename.count("/")].name
-        _log.warning("The Hub does not answer; %s is taken from the cache, at commit %s.", repo_id, commit)
-        return Pinned(repo_id=repo_id, commit=commit, name=name, online=False)
+        _log.warning("The Hub does not answer; %s is taken from the cache, at commit %s.", repo_id, cached)
+        return Pinned(repo_id=repo_id, commit=cached, name=name, online=False)
+    except NotServedError as error:
+        if cached is None:
+            raise
+        _log.warning("%s %s is taken from the cache, at commit %s.", error, repo_id, cached)
+        return Pinned(repo_id=repo_id, commit=cached, name=name, online=False, refusal=str(error))
     if found.commit_hash is None:
         raise HubError(
             f"What answered for {repo_id} is not a Hub: a proxy's page, perhaps. Check HF_ENDPOINT."
@@ -201,11 +220,26 @@ def sum_of(data: bytes, *, like: str) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
+def _commit_in_cache(
+    repo_id: str, filename: str, *, revision: str | None, cache_dir: Path | None
+) -> str | None:
+    """The commit that the cache knows for the branch or tag, if it has the file at that commit."""
+    try:
+        cached = try_to_load_from_cache(repo_id, filename, revision=revision, cache_dir=cache_dir)
+    except HFValidationError:  # no name of a repository, which is explained where the Hub is asked
+        return None
+    return Path(cached).parents[filename.count("/")].name if isinstance(cached, str) else None
+
+
 def _locate(pinned: Pinned, filename: str, *, cache_dir: Path | None, fresh: bool) -> tuple[Path, str | None]:
     """The file in the cache, fetched if it has to be, and the sum that the Hub declares for it."""
     cached = try_to_load_from_cache(pinned.repo_id, filename, revision=pinned.commit, cache_dir=cache_dir)
     if isinstance(cached, str) and not fresh:
         return Path(cached), _sum_in_cache(Path(cached))
+    if pinned.refusal is not None:
+        raise HubError(
+            f"{pinned.refusal} The cache has {pinned.repo_id} at {pinned.commit}, but not its {filename}."
+        )
     if not pinned.online:
         reason = "HF_HUB_OFFLINE is set" if offline() else "it does not answer"
         raise not_to_be_had(pinned.repo_id, found=reason, filename=filename)
