@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, hf_hub_download
 
 import resnet_hub
-from resnet_hub.errors import HubError
+from resnet_hub.errors import HubError, ModelError
 from resnet_hub.hub import download, ensure_pretrained_weights, refresh_card, save_folder
+from resnet_hub.hub.download import download_files
 from tests.hub_server import HubServer
 
 pytest_plugins = ["tests.hub_server.fixtures"]
@@ -216,6 +217,11 @@ def test_a_model_without_published_weights_gives_none(hub):
     assert ensure_pretrained_weights("my_resnet20") is None
 
 
+def test_a_mistyped_tag_of_weights_is_answered_with_those_there_are(hub):
+    with pytest.raises(ModelError, match=r"no weights 'my_resnet18\.a1_in2k'.*'my_resnet18\.a1_in1k'"):
+        ensure_pretrained_weights("my_resnet18.a1_in2k")
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -349,6 +355,18 @@ def test_a_download_has_every_file_checked_and_no_pickle(published, hub):
     assert {"model.safetensors", "config.json", "README.md"} <= names
     assert "pytorch_model.bin" not in names
     assert HfApi().verify_repo_checksums(REPO).mismatches == []
+
+
+def test_a_pickle_that_another_program_cached_is_no_part_of_an_offline_download(published, hub, monkeypatch):
+    repo = hub.storage.repos["models", REPO]
+    hub.storage.commit(repo, "main", "a pickle", add={"pytorch_model.bin": hub.storage.put(b"\x80\4.")})
+    online = download_files(REPO)
+    hf_hub_download(REPO, "pytorch_model.bin")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    offline = download_files(REPO)
+    assert "pytorch_model.bin" in {path.name for path in offline.folder.iterdir()}
+    assert set(offline.names) == set(online.names)
+    assert "pytorch_model.bin" not in offline.names
 
 
 def test_the_token_goes_to_the_hub_alone_and_never_to_the_store_of_large_files(published, hub):

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from huggingface_hub import hf_hub_download
 
 import resnet_hub
 from resnet_hub.cli import main
 from resnet_hub.hub import save_folder
+from tests.test_hub_load import publish
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
@@ -85,6 +87,44 @@ def test_download_prints_the_folder_and_copies_it_on_request(hub, folder, tmp_pa
     copied = resnet_hub.load(tmp_path / "copy")
     assert torch.equal(copied.fc.weight, resnet_hub.load(folder).fc.weight)
     assert main(["download", REPO, "--output", str(tmp_path / "copy")]) == 2
+
+
+def test_a_copy_holds_what_was_checked_and_nothing_that_another_program_cached(hub, folder, tmp_path):
+    main(["push", str(folder), REPO])
+    repo = hub.storage.repos["models", REPO]
+    extra = {"pytorch_model.bin": hub.storage.put(b"\x80\4."), "deep/notes.txt": hub.storage.put(b"notes")}
+    commit = hub.storage.commit(repo, "main", "more", add=extra)
+    cached = Path(hf_hub_download(REPO, "pytorch_model.bin"))
+    (cached.parent / "left_by_somebody.py").write_text("print('hello')")
+    assert main(["download", REPO, "--output", str(tmp_path / "copy")]) == 0
+    copied = {
+        path.relative_to(tmp_path / "copy").as_posix(): path.read_bytes()
+        for path in (tmp_path / "copy").rglob("*")
+        if path.is_file()
+    }
+    files = repo.commits[commit].files
+    assert copied == {
+        name: hub.storage.content(file) for name, file in files.items() if name != "pytorch_model.bin"
+    }
+    assert not any(path.is_symlink() for path in (tmp_path / "copy").rglob("*"))
+
+
+def test_the_copy_of_a_models_published_weights_is_that_file_alone(hub, tmp_path, capsys):
+    model = timm.create_model("my_resnet18")
+    save_folder(model, tmp_path / "base", class_names=[str(number) for number in range(1000)])
+    publish(hub, tmp_path / "base", "timm/resnet18.a1_in1k")
+    hf_hub_download("timm/resnet18.a1_in1k", "README.md")
+    assert main(["download", "my_resnet18", "--output", str(tmp_path / "copy")]) == 0
+    assert [path.name for path in (tmp_path / "copy").iterdir()] == ["model.safetensors"]
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "copy")
+
+
+def test_a_revision_of_a_models_name_is_refused_with_the_repository_to_name_instead(hub, capsys):
+    assert main(["download", "my_resnet50", "--revision", "v1"]) == 2
+    shown = capsys.readouterr().err
+    assert "only a repository on the Hub (user/repo) has revisions" in shown
+    assert "timm/resnet50.a1_in1k" in shown
+    assert hub.seen == []
 
 
 def test_card_prints_and_writes_what_the_folder_says(folder, capsys):

@@ -328,6 +328,21 @@ def test_a_model_without_weights_is_refused(name: str, message: str):
         open_model(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("my_resnet50", "Name timm/resnet50.a1_in1k, where its weights are"),
+        ("my_resnet50.a1_in1k", "Name timm/resnet50.a1_in1k, where its weights are"),
+        ("my_resnet20", "Name the repository that is meant"),
+    ],
+)
+def test_a_revision_of_a_models_name_is_refused_and_not_ignored(name: str, instead: str):
+    for pretrained in (True, False):
+        with pytest.raises(ModelError, match="only a repository on the Hub") as refused:
+            open_model(name, revision="v1", pretrained=pretrained)
+        assert instead in str(refused.value)
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="holds no images"):
         find_images([str(tmp_path)])

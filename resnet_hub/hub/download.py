@@ -17,6 +17,7 @@ import timm
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
+from timm.models import PretrainedCfg
 
 from resnet_hub.errors import HubError, ModelError, nearest
 from resnet_hub.hub.access import (
@@ -49,6 +50,14 @@ class Pinned:
     """Whether the Hub may be asked: it answered, or nobody tried yet."""
     refusal: str | None = None
     """What it answered instead, where the commit is the cache's because the Hub did not serve."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downloaded:
+    """A folder of the cache, and which of its files were checked: other programs fill the same folder."""
+
+    folder: Path
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,28 +153,31 @@ def remember(pinned: Pinned, *, cache_dir: Path | None = None) -> None:
 
 
 def download(repo_id: str, *, revision: str | None = None, cache_dir: Path | None = None) -> Path:
-    """The folder in the cache with all files of a model repository but pickles, each one checked."""
+    """The folder in the cache with all files of a model repository but pickles, each one checked.
+
+    What other programs have put into that folder of the cache, pickles too, is there as well, unchecked.
+    """
+    return download_files(repo_id, revision=revision, cache_dir=cache_dir).folder
+
+
+def download_files(repo_id: str, *, revision: str | None = None, cache_dir: Path | None = None) -> Downloaded:
+    """The files of a model repository but pickles, each one checked, and the folder of the cache they are in.
+
+    Raises:
+        HubError: no such repository or revision, no access, or a file cannot be had or came damaged twice.
+    """
     pinned = pin(repo_id, revision=revision, cache_dir=cache_dir)
-    if not pinned.online:
-        folder = fetch(pinned, CONFIG_FILE, cache_dir=cache_dir).path.parent
-        for path in folder.rglob("*"):
-            if path.is_file():
-                fetch(pinned, path.relative_to(folder).as_posix(), cache_dir=cache_dir)
-        return folder
-    names = asking(
-        lambda: HfApi().list_repo_files(repo_id, revision=pinned.commit), repo_id=repo_id, revision=revision
-    )
-    folder: Path | None = None
-    for name in names:
+    paths: dict[str, Path] = {}
+    for name in _names_in(pinned, revision=revision, cache_dir=cache_dir):
         if name.endswith(PICKLES):
             _log.warning("%s of %s is a pickle, which may run any code; it is left out.", name, repo_id)
         else:
-            path = fetch(pinned, name, cache_dir=cache_dir).path
-            folder = path.parents[name.count("/")]
+            paths[name] = fetch(pinned, name, cache_dir=cache_dir).path
     remember(pinned, cache_dir=cache_dir)
-    if folder is None:
+    if not paths:
         raise HubError(f"{repo_id} has no files at {pinned.commit}.")
-    return folder
+    name, path = next(iter(paths.items()))
+    return Downloaded(folder=path.parents[name.count("/")], names=tuple(paths))
 
 
 def ensure_pretrained_weights(name: str, *, cache_dir: Path | None = None) -> Path | None:
@@ -176,13 +188,10 @@ def ensure_pretrained_weights(name: str, *, cache_dir: Path | None = None) -> Pa
     a minute.
 
     Raises:
-        ModelError: no model of that name.
+        ModelError: no model of that name, or no such weights of it.
         HubError: the weights can be had neither from the Hub nor from the cache, or only as a pickle.
     """
-    base = name.partition(".")[0]
-    if not timm.is_model(base):
-        raise ModelError(f"There is no model {base!r}; {nearest(base, timm.list_models('*resnet*'))}")
-    cfg = timm.get_pretrained_cfg(name)
+    cfg = _pretrained_cfg(name)
     if cfg is None or not cfg.hf_hub_id:
         return None
     repo_id, _, revision = cfg.hf_hub_id.partition("@")
@@ -195,6 +204,19 @@ def ensure_pretrained_weights(name: str, *, cache_dir: Path | None = None) -> Pa
     path = fetch(pinned, filename, cache_dir=cache_dir).path
     remember(pinned, cache_dir=cache_dir)
     return path
+
+
+def refuse_revision(name: str, *, revision: str | None) -> None:
+    """ModelError if a revision was asked for with a model's name, which would not be heeded."""
+    if revision is None:
+        return
+    cfg = _pretrained_cfg(name)
+    repo_id = str(cfg.hf_hub_id).partition("@")[0] if cfg is not None and cfg.hf_hub_id else None
+    instead = f"Name {repo_id}, where its weights are" if repo_id else "Name the repository that is meant"
+    raise ModelError(
+        f"{name} is the name of a model, asked for with revision {revision!r}, and only a repository on the "
+        f"Hub (user/repo) has revisions. {instead}, or leave the revision out."
+    )
 
 
 def refuse_unsafe_name(name: str, *, source: str) -> None:
@@ -218,6 +240,31 @@ def sum_of(data: bytes, *, like: str) -> str:
     if len(like) == 64:
         return hashlib.sha256(data).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def _pretrained_cfg(name: str) -> PretrainedCfg | None:
+    """What timm knows of the weights of that name, with or without a tag."""
+    base = name.partition(".")[0]
+    if not timm.is_model(base):
+        raise ModelError(f"There is no model {base!r}; {nearest(base, timm.list_models('*resnet*'))}")
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError:  # timm's error for an unknown tag
+        raise ModelError(
+            f"There are no weights {name!r}; {nearest(name, timm.list_pretrained(f'{base}.*'))}"
+        ) from None
+
+
+def _names_in(pinned: Pinned, *, revision: str | None, cache_dir: Path | None) -> list[str]:
+    """The names of the repository's files, as the Hub lists them; without it, of those that the cache has."""
+    if pinned.online:
+        return asking(
+            lambda: HfApi().list_repo_files(pinned.repo_id, revision=pinned.commit),
+            repo_id=pinned.repo_id,
+            revision=revision,
+        )
+    folder = fetch(pinned, CONFIG_FILE, cache_dir=cache_dir).path.parent
+    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
 def _commit_in_cache(

@@ -8,6 +8,7 @@ from torch import nn
 import resnet_hub.registration  # noqa: F401  the family's names
 from resnet_hub.errors import ModelError, nearest
 from resnet_hub.hub import ensure_pretrained_weights, load
+from resnet_hub.hub.download import refuse_revision
 from resnet_hub.own_weights import is_packaged
 
 
@@ -17,11 +18,11 @@ def open_model(name: str | Path, *, revision: str | None = None, pretrained: boo
     Args:
         name: A run's folder, a model folder, `owner/name` on the Hub, or a model of timm or of the family,
             with or without a tag of its weights: my_resnet50.a1_in1k.
-        revision: Branch, tag or commit of a Hub repository.
+        revision: Branch, tag or commit of a Hub repository; nothing else has any.
         pretrained: False gives a model of timm or of the family random weights.
 
     Raises:
-        ModelError: There is no model of that name, or it has no weights.
+        ModelError: There is no model of that name, it has no weights, or a revision of a name is asked for.
         HubError: The weights cannot be had or cannot be trusted.
     """
     text = str(name)
@@ -33,6 +34,7 @@ def open_model(name: str | Path, *, revision: str | None = None, pretrained: boo
             f"There is no model or folder {text!r}; {nearest(base, timm.list_models())} `resnet-hub list` "
             "shows the family; a folder or user/repo on the Hub can be named as well."
         )
+    refuse_revision(text, revision=revision)
     if not pretrained:
         return timm.create_model(base).eval()
     tags = timm.list_pretrained(f"{base}.*")

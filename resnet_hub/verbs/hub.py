@@ -3,19 +3,21 @@
 import argparse
 import shutil
 import sys
+from pathlib import Path
 
 import timm
 
 from resnet_hub.errors import HubError, nearest
 from resnet_hub.hub import (
     current_card,
-    download,
     ensure_pretrained_weights,
     local_folder,
     may_be_public,
     push_folder,
     refresh_card,
 )
+from resnet_hub.hub.download import Downloaded, download_files, refuse_revision
+from resnet_hub.hub.export import whole_folder
 from resnet_hub.registration import list_models  # the family, also for `download my_resnet50`
 from resnet_hub.verbs.family_cards import variant_card
 
@@ -47,19 +49,29 @@ def run_download(arguments: argparse.Namespace) -> int:
     if arguments.output is not None and arguments.output.exists():
         raise HubError(f"{arguments.output} exists already and is not written over. Name another folder.")
     if "/" not in arguments.source and timm.is_model(arguments.source.partition(".")[0]):
-        file = ensure_pretrained_weights(arguments.source)
-        if file is None:
-            raise HubError(
-                f"{arguments.source} has no weights on the Hub. `resnet-hub list --pretrained` has."
-            )
-        folder = file.parent
+        found = _published_weights(arguments.source, revision=arguments.revision)
     else:
-        folder = download(arguments.source, revision=arguments.revision)
+        found = download_files(arguments.source, revision=arguments.revision)
     if arguments.output is not None:
-        shutil.copytree(folder, arguments.output)
-        folder = arguments.output
-    print(folder)
+        _copy(found, arguments.output)
+    print(arguments.output or found.folder)
     return 0
+
+
+def _published_weights(name: str, *, revision: str | None) -> Downloaded:
+    refuse_revision(name, revision=revision)
+    file = ensure_pretrained_weights(name)
+    if file is None:
+        raise HubError(f"{name} has no weights on the Hub. `resnet-hub list --pretrained` has.")
+    return Downloaded(folder=file.parent, names=(file.name,))
+
+
+def _copy(found: Downloaded, folder: Path) -> None:
+    """Copy the files that were checked and no others: the cache may hold pickles of other programs there."""
+    with whole_folder(folder, overwrite=False) as scratch:
+        for name in found.names:
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found.folder / name, scratch / name)
 
 
 def run_card(arguments: argparse.Namespace) -> int:
