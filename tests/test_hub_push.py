@@ -255,16 +255,6 @@ def test_a_file_that_holds_a_token_is_not_published(hub, folder):
     assert hub.seen == []
 
 
-def test_a_stale_figure_of_an_earlier_push_is_taken_away_and_foreign_files_are_not(hub, folder):
-    push_folder(folder, REPO)
-    repo = hub.storage.repos["models", REPO]
-    stale = {"figures/01-old.png": hub.storage.put(b"old"), "figures/mine.png": hub.storage.put(b"mine")}
-    hub.storage.commit(repo, "main", "figures", add=stale)
-    push_folder(folder, REPO)
-    assert "figures/01-old.png" not in files_on(hub)
-    assert "figures/mine.png" in files_on(hub)
-
-
 def test_edits_of_the_card_on_the_hub_survive_the_next_push(hub, folder):
     push_folder(folder, REPO)
     api = HfApi()

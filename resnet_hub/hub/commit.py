@@ -5,6 +5,7 @@ HTTP where that fails: mirrors and proxies often let only the Hub itself through
 from Xet to it; a Xet store is too much for a server on loopback, so an upload into one is not tested.
 """
 
+import json
 import logging
 import re
 import tempfile
@@ -23,7 +24,12 @@ from resnet_hub.hub.card_edits import with_edits
 from resnet_hub.hub.download import Pinned, fetch, sum_of
 from resnet_hub.hub.export import CARD_BASE_FILE, CARD_FILE, generated_card, with_own_edits
 
-_MADE_BY_US = re.compile(r"figures/\d\d-[A-Za-z0-9-]+\.(png|jpg|jpeg)|\.eval_results/[a-z0-9.-]+\.yaml")
+PUSHED_FILE = ".resnet_hub/pushed.json"
+"""The figures and scores that a push sent, with their sums, so that the next one knows which are its own."""
+
+_COMES_AND_GOES = re.compile(
+    r"figures/\d\d-[A-Za-z0-9-]+\.(png|jpg|jpeg)|\.eval_results/[a-z0-9.-]+\.yaml"
+)  # what one push may send and the next may not, so that it would be left behind
 _WAITS = (0.5, 2.0, 8.0)  # seconds before each further try
 
 _log = logging.getLogger(__name__)
@@ -44,6 +50,15 @@ class PushRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What a commit changes, and the commit that it is made onto."""
+
+    head: str
+    contents: Mapping[str, Path | bytes]
+    stale: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sent:
     """A commit that the Hub has, with what was sent for each of its files."""
 
@@ -56,14 +71,13 @@ def make_commit(api: HfApi, request: PushRequest) -> Sent:
     """Make the commit, once: after an error the Hub is asked whether it was made all the same."""
     plainly = False
     for wait in (*_WAITS, None):
-        head, remote = _head(api, request)
-        contents = _contents(request, commit=head, remote=remote)
-        if request.create_pr and (found := _pull_request_with(api, request, contents)) is not None:
+        plan = _plan(api, request)
+        if request.create_pr and (found := _pull_request_with(api, request, plan.contents)) is not None:
             return found
         try:
-            return _send(api, request, contents, head=head, remote=remote, plainly=plainly)
+            return _send(api, request, plan, plainly=plainly)
         except Exception as error:
-            if (made := _made_all_the_same(api, request, contents, head=head)) is not None:
+            if (made := _made_all_the_same(api, request, plan)) is not None:
                 _log.warning("%s: the Hub failed after it had made the commit.", request.repo_id)
                 return made
             failed_in_xet = not (plainly or constants.HF_HUB_DISABLE_XET) and status_of(error) is None
@@ -76,15 +90,7 @@ def make_commit(api: HfApi, request: PushRequest) -> Sent:
     raise AssertionError("the last try returns or raises")
 
 
-def _send(
-    api: HfApi,
-    request: PushRequest,
-    contents: Mapping[str, Path | bytes],
-    *,
-    head: str,
-    remote: list[str],
-    plainly: bool,
-) -> Sent:
+def _send(api: HfApi, request: PushRequest, plan: _Plan, *, plainly: bool) -> Sent:
     with ExitStack() as files:
         # huggingface_hub sends open files over plain HTTP, and paths to Xet where it can.
         additions = [
@@ -94,17 +100,28 @@ def _send(
                 if plainly and isinstance(held, Path)
                 else held,
             )
-            for name, held in contents.items()
+            for name, held in plan.contents.items()
         ]
+        deletions = [CommitOperationDelete(path_in_repo=name) for name in plan.stale]
         info = api.create_commit(
             request.repo_id,
-            [*additions, *_deletions(contents, remote)],
+            [*additions, *deletions],
             commit_message=request.message,
             revision=request.branch,
             create_pr=request.create_pr,
-            parent_commit=head,
+            parent_commit=plan.head,
         )
-    return Sent(commit=info.oid, pull_request=info.pr_url, contents=contents)
+    return Sent(commit=info.oid, pull_request=info.pr_url, contents=plan.contents)
+
+
+def _plan(api: HfApi, request: PushRequest) -> _Plan:
+    """What has to change for the branch, as it is now, to hold the folder."""
+    head, remote = _head(api, request)
+    there = _texts_there(request, commit=head, remote=remote)
+    contents = _contents(request, there=there)
+    gone = [name for name in remote if name not in contents and _COMES_AND_GOES.fullmatch(name)]
+    stale = _ours(api, request.repo_id, gone, commit=head, record=there.get(PUSHED_FILE, "{}"))
+    return _Plan(head=head, contents=contents, stale=stale)
 
 
 def _head(api: HfApi, request: PushRequest) -> tuple[str, list[str]]:
@@ -117,40 +134,81 @@ def _head(api: HfApi, request: PushRequest) -> tuple[str, list[str]]:
     return asking(look, repo_id=request.repo_id)
 
 
-def _contents(request: PushRequest, *, commit: str, remote: list[str]) -> dict[str, Path | bytes]:
+def _texts_there(request: PushRequest, *, commit: str, remote: list[str]) -> dict[str, str]:
+    """What the commit has of the card and of the records that an earlier push left beside it."""
+    pinned = Pinned(repo_id=request.repo_id, commit=commit, name=None, online=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        return {
+            name: fetch(pinned, name, cache_dir=Path(scratch)).data.decode("utf-8", errors="replace")
+            for name in (CARD_FILE, CARD_BASE_FILE, PUSHED_FILE)
+            if name in remote
+        }
+
+
+def _contents(request: PushRequest, *, there: Mapping[str, str]) -> dict[str, Path | bytes]:
     """What each file of the commit holds: the folder's files, and the card with everybody's edits."""
     fresh = generated_card(request.folder, repo_id=request.repo_id)
     card = with_own_edits(fresh, folder=request.folder)
-    if CARD_FILE in remote:
-        pinned = Pinned(repo_id=request.repo_id, commit=commit, name=None, online=True)
-        with tempfile.TemporaryDirectory() as scratch:
-            there = {
-                name: fetch(pinned, name, cache_dir=Path(scratch)).data.decode("utf-8", errors="replace")
-                for name in (CARD_FILE, CARD_BASE_FILE)
-                if name in remote
-            }
+    if CARD_FILE in there:
         card = with_edits(
             card, edited=there[CARD_FILE], generated=there.get(CARD_BASE_FILE), source=request.repo_id
         )
-    return {**request.paths, CARD_FILE: card.encode(), CARD_BASE_FILE: fresh.encode()}
+    return {
+        **request.paths,
+        CARD_FILE: card.encode(),
+        CARD_BASE_FILE: fresh.encode(),
+        PUSHED_FILE: _record_of(request.paths).encode(),
+    }
 
 
-def _deletions(contents: Mapping[str, Path | bytes], remote: list[str]) -> list[CommitOperationDelete]:
-    """Figures and scores of an earlier push that this one no longer has; nothing that others put there."""
-    stale = [name for name in remote if name not in contents and _MADE_BY_US.fullmatch(name)]
-    return [CommitOperationDelete(path_in_repo=name) for name in stale]
+def _record_of(paths: Mapping[str, Path]) -> str:
+    """The record of what may be taken away again: name -> the two sums that the Hub may declare for it."""
+    names = sorted(name for name in paths if _COMES_AND_GOES.fullmatch(name))
+    return json.dumps({name: _sums(paths[name].read_bytes()) for name in names}, indent=2) + "\n"
 
 
-def _made_all_the_same(
-    api: HfApi, request: PushRequest, contents: Mapping[str, Path | bytes], *, head: str
-) -> Sent | None:
+def _sums(data: bytes) -> list[str]:
+    """Git's name of the content, and the sha256 that large files have: the Hub chooses which a file is."""
+    return [sum_of(data, like="0" * 40), sum_of(data, like="0" * 64)]
+
+
+def _ours(api: HfApi, repo_id: str, names: list[str], *, commit: str, record: str) -> tuple[str, ...]:
+    """Those of the names that a push of ours put there and nobody has changed since; nothing of others.
+
+    Pushes from before there was a record left none, so what they sent stays.
+    """
+    known = _read_record(record, source=repo_id)
+    names = [name for name in names if name in known]
+    if not names:
+        return ()
+    declared = asking(lambda: _declared_sums(api, repo_id, commit), repo_id=repo_id)
+    unchanged = tuple(name for name in names if name in declared and declared[name] in known[name])
+    for name in names:
+        what = "is taken away" if name in unchanged else "was changed on the Hub since, and stays"
+        _log.info("%s: %s of an earlier push %s.", repo_id, name, what)
+    return unchanged
+
+
+def _read_record(text: str, *, source: str) -> dict[str, list[str]]:
+    """Name -> sums of what an earlier push sent; nothing where somebody made the record unreadable."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict) or not all(isinstance(sums, list) for sums in record.values()):
+        _log.warning("%s of %s cannot be read; old figures and scores stay there.", PUSHED_FILE, source)
+        return {}
+    return record
+
+
+def _made_all_the_same(api: HfApi, request: PushRequest, plan: _Plan) -> Sent | None:
     """The commit that holds all that was sent, if the Hub has it in spite of its answer."""
     try:
         if request.create_pr:
-            return _pull_request_with(api, request, contents)
+            return _pull_request_with(api, request, plan.contents)
         now = str(api.model_info(request.repo_id, revision=request.branch).sha)
-        if now != head and _holds(api, request.repo_id, now, contents):
-            return Sent(commit=now, pull_request=None, contents=contents)
+        if now != plan.head and _holds(api, request.repo_id, now, plan.contents):
+            return Sent(commit=now, pull_request=None, contents=plan.contents)
     except Exception as error:  # it does not answer this either; the caller tries again
         _log.info("%s: %s", request.repo_id, type(error).__name__)
     return None
@@ -170,19 +228,20 @@ def _pull_request_with(api: HfApi, request: PushRequest, contents: Mapping[str, 
 
 def _holds(api: HfApi, repo_id: str, commit: str, contents: Mapping[str, Path | bytes]) -> bool:
     """Whether the commit has every file with the very content."""
-    entries = {
-        entry.path: entry
+    declared = _declared_sums(api, repo_id, commit)
+    return all(
+        name in declared and sum_of(bytes_of(held), like=declared[name]) == declared[name]
+        for name, held in contents.items()
+    )
+
+
+def _declared_sums(api: HfApi, repo_id: str, commit: str) -> dict[str, str]:
+    """Name -> the sum that the Hub declares for the file: sha256 of a large one, else git's name of it."""
+    return {
+        entry.path: entry.lfs.sha256 if entry.lfs is not None else entry.blob_id
         for entry in api.list_repo_tree(repo_id, recursive=True, revision=commit)
         if isinstance(entry, RepoFile)
     }
-    for name, held in contents.items():
-        entry = entries.get(name)
-        if entry is None:
-            return False
-        declared = entry.lfs.sha256 if entry.lfs is not None else entry.blob_id
-        if sum_of(bytes_of(held), like=declared) != declared:
-            return False
-    return True
 
 
 def _refused_commit(error: Exception, request: PushRequest) -> HubError:
@@ -213,13 +272,12 @@ def refuse_taken_tag(api: HfApi, request: PushRequest) -> None:
 
 def _ends_at(api: HfApi, request: PushRequest) -> str | None:
     """The commit that has all of it already, so that none is to be made; None if one is."""
-    head, remote = _head(api, request)
-    contents = _contents(request, commit=head, remote=remote)
+    plan = _plan(api, request)
     if request.create_pr:
-        found = _pull_request_with(api, request, contents)
+        found = _pull_request_with(api, request, plan.contents)
         return found.commit if found is not None else None
-    is_whole = asking(lambda: _holds(api, request.repo_id, head, contents), repo_id=request.repo_id)
-    return head if is_whole and not _deletions(contents, remote) else None
+    is_whole = asking(lambda: _holds(api, request.repo_id, plan.head, plan.contents), repo_id=request.repo_id)
+    return plan.head if is_whole and not plan.stale else None
 
 
 def bytes_of(held: Path | bytes) -> bytes:
