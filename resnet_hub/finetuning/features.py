@@ -110,11 +110,6 @@ class _Computer:
     backbone: str
     """What the cache knows the network by."""
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether features are those of float32, as after the export: nothing is trained after fc."""
-        return not self.run.total_steps
-
     def examples(self, split: Split, views: list[View], weights: Tensor | None) -> Examples:
         """Features and labels of each view of each image, one view after the other, on the run's device."""
         network: Any = self.network
@@ -197,7 +192,6 @@ class _Computer:
                 preprocessing=run.preprocessing,
                 machine=run.machine,
                 between_batches=between_batches,
-                full_precision=self.is_exact,
             )
 
     def _key(self, view: View) -> str:
@@ -207,7 +201,7 @@ class _Computer:
                 "format": 1,
                 "backbone": self.backbone,
                 "device": machine.accelerator.device.type,
-                "precision": "float32" if self.is_exact else machine.precision,
+                "precision": machine.precision,
                 "view": view.describe(),
                 "versions": {name: metadata.version(name) for name in _PACKAGES},
             },

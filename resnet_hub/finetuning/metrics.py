@@ -15,6 +15,7 @@ from sklearn.metrics import (
 from torch import Tensor
 
 from resnet_hub.finetuning.calibration import expected_calibration_error, reliability_bins
+from resnet_hub.finetuning.config import Metric
 from resnet_hub.results import ClassScore, Score, wilson_interval
 
 _ABSENT: Any = 0.0  # precision of a class that is never predicted, recall of one that never occurs
@@ -46,6 +47,11 @@ def score_predictions(logits: Tensor, labels: Tensor, class_names: tuple[str, ..
         expected_calibration_error=_calibration_error(logits, predicted == labels),
         per_class=_class_scores(labels.numpy(), predicted.numpy(), class_names, range(len(class_names))),
     )
+
+
+def value_of(score: Score, metric: Metric) -> float:
+    """The metric, such that higher is better."""
+    return -score.loss if metric == "loss" else getattr(score, metric)
 
 
 def confusion(logits: Tensor, labels: Tensor) -> np.ndarray:

@@ -17,7 +17,7 @@ from resnet_hub.finetuning.evaluation import evaluate
 from resnet_hub.finetuning.figures import MAX_DRAWN_CLASSES, draw_confusion_matrix, draw_learning_curves
 from resnet_hub.finetuning.html import as_webp
 from resnet_hub.finetuning.loop import TrainingDivergedError
-from resnet_hub.finetuning.metrics import confusion, probabilities, score_predictions
+from resnet_hub.finetuning.metrics import confusion, probabilities, score_predictions, value_of
 from resnet_hub.finetuning.page import PICTURE_SIZE, PICTURES_SHOWN, page_of_run, render_page
 from resnet_hub.finetuning.predictions import Predictions, write_predictions
 from resnet_hub.finetuning.preparation import Run
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 EXAMPLE = "example.png"
 _SPLITS = ("train", "validation", "test")
 _EVALUATED = ("validation", "test")
+_NOTABLE = 0.01  # of accuracy; a percent, beyond what rounding does to a few images
 
 
 class PublishingError(RunError):
@@ -61,7 +62,25 @@ def measure(run: Run, training: Training) -> tuple[RunReport, dict[str, Tensor]]
             logits[name] = evaluate(run, training, split, training.network, full_precision=True)
             labels = torch.as_tensor(split.labels)
             scores[name] = score_predictions(logits[name], labels, run.data.class_names)
+    if scores["validation"] is not None and run.machine.is_main:
+        _say_what_precision_cost(run, training, scores["validation"])
     return _make_report(run, training, scores), logits
+
+
+def _say_what_precision_cost(run: Run, training: Training, score: Score) -> None:
+    """Warn where the weights answer worse in float32, as exported, than in the precision of the run."""
+    metric = run.config.metric_for_best_model
+    assert metric is not None
+    before, now = training.progress.best_score, value_of(score, metric)
+    if run.machine.precision != "no" and metric != "loss" and before - now > _NOTABLE:
+        logger.warning(
+            "Validation's %s was %.4f in %s and is %.4f in float32, in which the model is exported: these "
+            "images need finer features. Start again with --mixed_precision no.",
+            metric,
+            before,
+            run.machine.precision,
+            now,
+        )
 
 
 def write_results(run: Run, training: Training, report: RunReport, logits: dict[str, Tensor]) -> None:

@@ -22,7 +22,7 @@ from resnet_hub.finetuning.freezing import num_frozen_stages, train_all_but
 from resnet_hub.finetuning.hyperrule import BATCHNORM_IMAGES, settling_epochs
 from resnet_hub.finetuning.left_out import LeftOut
 from resnet_hub.finetuning.loop import Progress, settle, train_steps
-from resnet_hub.finetuning.metrics import score_predictions
+from resnet_hub.finetuning.metrics import score_predictions, value_of
 from resnet_hub.finetuning.preparation import Run
 from resnet_hub.finetuning.state import Training, fc_is_to_be_fitted, make_train_batches, save, save_epoch
 from resnet_hub.finetuning.stopwatch import FIT_FC
@@ -176,7 +176,7 @@ def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = 
     metric = run.config.metric_for_best_model
     assert metric is not None
     if training.may_be_best and is_better(score, progress, metric):
-        progress.best_score, progress.best_loss = _value_of(score, metric), score.loss
+        progress.best_score, progress.best_loss = value_of(score, metric), score.loss
         progress.best_epoch = epoch + 1
         training.best = _copy_weights(network)
     values = {"accuracy": score.accuracy, "loss": score.loss, "macro_f1": score.macro_f1}
@@ -195,15 +195,10 @@ def is_better(score: Score, progress: Progress, metric: Metric) -> bool:
 
     A network whose loss is no number is never the best: its answers, and so its accuracy, mean nothing.
     """
-    return math.isfinite(score.loss) and (_value_of(score, metric), -score.loss) > (
+    return math.isfinite(score.loss) and (value_of(score, metric), -score.loss) > (
         progress.best_score,
         -progress.best_loss,
     )
-
-
-def _value_of(score: Score, metric: Metric) -> float:
-    """The metric, such that higher is better."""
-    return -score.loss if metric == "loss" else getattr(score, metric)
 
 
 def _copy_weights(network: nn.Module) -> dict[str, Tensor]:

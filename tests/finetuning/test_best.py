@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from timm import create_model
 from torch import nn
@@ -25,6 +26,7 @@ from resnet_hub.finetuning.optim import make_optimizer, set_rate
 from resnet_hub.finetuning.outputs import normalized
 from resnet_hub.finetuning.preemption import PreemptionWatch
 from resnet_hub.finetuning.preparation import Run, prepare
+from resnet_hub.finetuning.report import measure
 from resnet_hub.finetuning.state import Training, start_or_resume
 from resnet_hub.finetuning.training import _fit_fc, _has_stalled, train_epochs
 from resnet_hub.results import RunReport
@@ -305,3 +307,17 @@ def test_gradient_checkpointing_gives_the_same_weights(tmp_path: Path):
         weights.append(training.network.state_dict())
     for name, tensor in weights[0].items():  # BatchNorm's statistics too, which count each batch once
         torch.testing.assert_close(tensor, weights[1][name], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+def test_weights_that_answer_worse_in_float32_are_told_of(precision: str, tmp_path: Path, caplog):
+    """The export computes in float32, and what was fitted to coarser features may need them."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # each run chooses its own precision
+    run, training = prepared(tmp_path / "run", num_train_epochs=1, mixed_precision=precision)
+    train_epochs(run, training)
+    measure(run, training)
+    assert "need finer features" not in caplog.text
+    training.progress.best_score = 1.0
+    measure(run, training)
+    assert ("need finer features" in caplog.text) == (precision == "bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -123,13 +123,9 @@ def test_quick_fits_fc_only_and_changes_nothing_else(backbone, tmp_path):
         "--horizontal_flip",
         "0",
     ]
-    quick = [*start, "--recipe", "quick", "--mixed_precision", "bf16"]
-    assert main([*quick, "--output_dir", str(tmp_path / "run")]) == 0
+    assert main([*start, "--recipe", "quick", "--output_dir", str(tmp_path / "run")]) == 0
     report = RunReport.load(tmp_path / "run/report.json")
     assert report.train.steps == 0
-    (fitted,) = (event for event in events_without_time(tmp_path / "run") if event["event"] == "validation")
-    assert report.validation is not None
-    assert fitted["loss"] == pytest.approx(report.validation.loss, rel=1e-5)  # features as after the export
     assert report.test is not None
     assert report.test.accuracy > 0.8
     assert "Learning curves" not in (tmp_path / "run/report.html").read_text()
