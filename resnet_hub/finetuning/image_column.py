@@ -90,7 +90,9 @@ class ImageColumn:
     def file_of(self, row: int) -> str | None:
         """The file that the row names; None if the image is in the table."""
         (stored,) = self.stored(np.array([row]))
-        return stored and stored["path"] if stored is None or stored["bytes"] is None else None
+        if stored is None or stored["bytes"] is not None:
+            return None
+        return stored["path"]
 
     def read(self, value: Mapping[str, Any] | None) -> bytes:
         """The bytes of the image file that a row holds or names; raises BadImageError."""
