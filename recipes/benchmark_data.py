@@ -28,14 +28,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from resnet_hub.finetuning.augment import build_train_transform, short_side_to_keep
-from resnet_hub.finetuning.config import FinetuneConfig
-from resnet_hub.finetuning.crew import Crew
-from resnet_hub.finetuning.data import load_data
-from resnet_hub.finetuning.image_cache import Reduction, build_image_cache
-from resnet_hub.finetuning.loader import TrainBatches
-from resnet_hub.finetuning.sampler import EpochPlan
-from resnet_hub.preprocessing import Preprocessing
+from resnet_hub.finetuning.batches.augment import build_train_transform, short_side_to_keep
+from resnet_hub.finetuning.batches.disk_cache import Reduction, build_image_cache
+from resnet_hub.finetuning.batches.loader import TrainBatches
+from resnet_hub.finetuning.batches.sampler import EpochPlan
+from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.data.load import load_data
+from resnet_hub.finetuning.machine.ranks import Crew
+from resnet_hub.images.preprocessing import Preprocessing
 
 BATCH = 16
 PREPROCESSING = Preprocessing(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import resnet_hub  # noqa: F401  registers the family
 from resnet_hub.formats.exported_network import ExportedNetwork
 from resnet_hub.formats.onnx_files import open_onnx, quantize_onnx, write_onnx
-from resnet_hub.optimize import OptimizedModel, optimize_for_inference
+from resnet_hub.models.optimize import OptimizedModel, optimize_for_inference
 
 REFERENCE = "timm"
 

@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from resnet_hub.finetuning import FinetuneConfig, finetune
-from resnet_hub.finetuning.config import RECIPES
+from resnet_hub.finetuning.config.options import RECIPES
 
 MODEL = "my_resnet20"
 WAYS: dict[str, dict[str, Any]] = {

@@ -39,8 +39,8 @@ from torchvision.transforms import v2
 import resnet_hub
 from resnet_hub.errors import RunError
 from resnet_hub.finetuning import FinetuneConfig, finetune
-from resnet_hub.finetuning.machine import start_machine
-from resnet_hub.preprocessing import Preprocessing
+from resnet_hub.finetuning.machine.machine import start_machine
+from resnet_hub.images.preprocessing import Preprocessing
 
 EPOCHS, BATCH = 30, 64
 RATES = {"SGD": (0.01, 0.03, 0.1, 0.3, 1.0), "AdamW": (1e-3, 3e-3, 1e-2, 3e-2)}

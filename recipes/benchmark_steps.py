@@ -23,14 +23,14 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 import resnet_hub  # noqa: F401  registers the family in timm
-from resnet_hub.finetuning.config import FinetuneConfig
-from resnet_hub.finetuning.loader import Batch
-from resnet_hub.finetuning.loop import Progress, Trainer, settle, train_steps
-from resnet_hub.finetuning.machine import Machine, start_machine
-from resnet_hub.finetuning.measured import can_be_read_late
-from resnet_hub.finetuning.optim import Schedule, make_optimizer
-from resnet_hub.finetuning.stopwatch import Stopwatch
-from resnet_hub.preprocessing import Preprocessing
+from resnet_hub.finetuning.batches.loader import Batch
+from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.engine.deferred_metrics import can_be_read_late
+from resnet_hub.finetuning.engine.optimizer import Schedule, make_optimizer
+from resnet_hub.finetuning.engine.step import Progress, Trainer, settle, train_steps
+from resnet_hub.finetuning.engine.stopwatch import Stopwatch
+from resnet_hub.finetuning.machine.machine import Machine, start_machine
+from resnet_hub.images.preprocessing import Preprocessing
 
 CLASSES, RATE, WEIGHT_DECAY, SMOOTHING = 1000, 1e-3, 0.05, 0.1
 DIFFERENT_BATCHES = 4

@@ -24,11 +24,11 @@ import datasets
 import torch
 from benchmark_data import PREPROCESSING, make_photo
 
-from resnet_hub.finetuning.augment import build_train_transform
-from resnet_hub.finetuning.config import FinetuneConfig
-from resnet_hub.finetuning.data import load_data
-from resnet_hub.finetuning.loader import TrainBatches
-from resnet_hub.finetuning.sampler import EpochPlan
+from resnet_hub.finetuning.batches.augment import build_train_transform
+from resnet_hub.finetuning.batches.loader import TrainBatches
+from resnet_hub.finetuning.batches.sampler import EpochPlan
+from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.data.load import load_data
 
 BATCH = 32
 DIFFERENT = 200  # photos that are made; each is written many times, as nothing looks at whether they differ

@@ -9,7 +9,7 @@ The same as `resnet-hub export`.
 
 import sys
 
-from resnet_hub.cli import main
+from resnet_hub.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["export", *sys.argv[1:]]))

@@ -9,7 +9,7 @@ The same as `resnet-hub predict`. Images that cannot be read are listed at the e
 
 import sys
 
-from resnet_hub.cli import main
+from resnet_hub.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["predict", *sys.argv[1:]]))

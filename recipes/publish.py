@@ -9,7 +9,7 @@ The same as `resnet-hub push`. The folder stays as it is, and the command can be
 
 import sys
 
-from resnet_hub.cli import main
+from resnet_hub.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["push", *sys.argv[1:]]))

@@ -10,7 +10,7 @@ The first scores a run again on the validation and test splits that it was measu
 
 import sys
 
-from resnet_hub.cli import main
+from resnet_hub.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["validate", *sys.argv[1:]]))

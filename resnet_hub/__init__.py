@@ -3,25 +3,27 @@
 Importing the package registers the family in timm, now or as soon as timm is imported, and does nothing else:
 torch and timm are imported by the first use of a name below. The way through it:
 
-    architecture.py   the network            hub/          folders and the Hub: save, load, publish
-    my_resnet.py      the family in timm     predict.py    from images to labels
-    pretrained.py     the tables of weights  finetuning/   from a data set to a model; the story is run.py
+    models/     the networks, their place in timm, their weights    images/      from files to tensors
+    downloads/  from the Hub                                        hub/         folders and repositories
+    cards/      model cards                                         formats/     ONNX and torch.export
+    prediction/ from images to labels                               finetuning/  from a data set to a model
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from resnet_hub.when_timm_is_imported import when_timm_is_imported
+from resnet_hub.timm_hook import when_timm_is_imported
 
 if TYPE_CHECKING:
     from timm import create_model
 
-    from resnet_hub.architecture import MyResNet, Variant
-    from resnet_hub.hub import download, load, push_folder, save_folder
-    from resnet_hub.my_resnet import register_variant
-    from resnet_hub.optimize import optimize_for_inference
-    from resnet_hub.predict import classify, classify_all
-    from resnet_hub.registration import list_models
+    from resnet_hub.downloads.download import download
+    from resnet_hub.hub import load, push_folder, save_folder
+    from resnet_hub.models.architecture import MyResNet, Variant
+    from resnet_hub.models.my_resnet import register_variant
+    from resnet_hub.models.optimize import optimize_for_inference
+    from resnet_hub.models.registration import list_models
+    from resnet_hub.prediction.classify import classify, classify_all
 
     __version__: str
 
@@ -41,17 +43,17 @@ __all__ = [
 ]
 
 _PLACES = {
-    "MyResNet": "resnet_hub.architecture",
-    "Variant": "resnet_hub.architecture",
-    "classify": "resnet_hub.predict",
-    "classify_all": "resnet_hub.predict",
+    "MyResNet": "resnet_hub.models.architecture",
+    "Variant": "resnet_hub.models.architecture",
+    "classify": "resnet_hub.prediction.classify",
+    "classify_all": "resnet_hub.prediction.classify",
     "create_model": "timm",
-    "download": "resnet_hub.hub",
-    "list_models": "resnet_hub.registration",
+    "download": "resnet_hub.downloads.download",
+    "list_models": "resnet_hub.models.registration",
     "load": "resnet_hub.hub",
-    "optimize_for_inference": "resnet_hub.optimize",
+    "optimize_for_inference": "resnet_hub.models.optimize",
     "push_folder": "resnet_hub.hub",
-    "register_variant": "resnet_hub.my_resnet",
+    "register_variant": "resnet_hub.models.my_resnet",
     "save_folder": "resnet_hub.hub",
 }
 
@@ -83,4 +85,4 @@ def _submodule(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
 
 
-when_timm_is_imported(lambda: _submodule("registration"))
+when_timm_is_imported(lambda: import_module("resnet_hub.models.registration"))

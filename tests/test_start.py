@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_hub.cli import VERBS
+from resnet_hub.cli.main import VERBS
 
 HELP_SECONDS = 0.4
 
@@ -20,9 +20,9 @@ WAYS = {
     "a part of timm": "import resnet_hub; from timm.models import create_model; create_model('my_resnet20')",
     "one name of ours": "from resnet_hub import MyResNet; import timm; timm.create_model('my_resnet20')",
     "our create_model": "import resnet_hub; resnet_hub.create_model('my_resnet20')",
-    "our module": "import resnet_hub.my_resnet, timm; timm.create_model('my_resnet20')",
-    "a module below": "import resnet_hub.blocks, timm; timm.create_model('my_resnet20')",
-    "a module above": "import resnet_hub.finetuning.model, timm; timm.create_model('my_resnet20')",
+    "our module": "import resnet_hub.models.my_resnet, timm; timm.create_model('my_resnet20')",
+    "a module below": "import resnet_hub.models.blocks, timm; timm.create_model('my_resnet20')",
+    "a module above": "import resnet_hub.finetuning.network.build, timm; timm.create_model('my_resnet20')",
     "with a loader of its own": """
         import inspect, sys, resnet_hub, timm
         assert "class MyResNet" in inspect.getsource(resnet_hub.MyResNet)
@@ -56,8 +56,8 @@ def run(code):
     try:
         exec(code, {})
         from resnet_hub.hub import ensure_pretrained_weights
-        from resnet_hub import timm_build
-        assert timm_build._find_weights is ensure_pretrained_weights
+        from resnet_hub.models import timm_factory
+        assert timm_factory._find_weights is ensure_pretrained_weights
     except BaseException:
         traceback.print_exc()
         os._exit(1)
@@ -83,7 +83,7 @@ def test_the_public_names_are_there_and_others_are_not():
     for name in resnet_hub.__all__:
         assert getattr(resnet_hub, name) is not None
     assert resnet_hub.__version__
-    assert resnet_hub.pretrained.WEIGHTS  # modules too, as before
+    assert resnet_hub.models.published_weights.WEIGHTS  # modules too, as before
     with pytest.raises(AttributeError, match="has no attribute 'MyResnet'"):
         _ = resnet_hub.MyResnet
 
@@ -114,7 +114,7 @@ def answer_at_once(*words: str) -> subprocess.CompletedProcess[str]:
     """
     for _ in range(2):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [sys.executable, "-m", "resnet_hub.cli", *words]
+        command = [sys.executable, "-m", "resnet_hub.cli.main", *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime

@@ -13,8 +13,8 @@ import timm
 from filelock import FileLock
 from safetensors.torch import save_file
 
-from resnet_hub.my_resnet import VARIANTS, published_weights, timm_twin
-from resnet_hub.pretrained import Weights, weights_of
+from resnet_hub.models.my_resnet import VARIANTS, published_weights, timm_twin
+from resnet_hub.models.published_weights import Weights, weights_of
 
 QUICK = ("my_resnet18", "my_resnet20")
 PER_MODEL = {

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import nn
 
 from resnet_hub.errors import ModelError
-from resnet_hub.images import BadImageError, open_image
-from resnet_hub.predict import class_names_of, predict_probabilities
+from resnet_hub.images.decoding import BadImageError, open_image
+from resnet_hub.images.preprocessing import Preprocessing
+from resnet_hub.prediction.classify import class_names_of, predict_probabilities
 from resnet_hub.prediction.gradcam import gradcam_overlays
-from resnet_hub.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import gradio

@@ -12,13 +12,12 @@ from torch import nn
 
 import resnet_hub
 from resnet_hub.demo.page import import_gradio
+from resnet_hub.downloads.download import CONFIG_FILE, WEIGHTS_FILE
 from resnet_hub.errors import ModelError
-from resnet_hub.hub.config_file import CONFIG_FILE
-from resnet_hub.hub.export import save_folder, whole_folder
-from resnet_hub.hub.weights import WEIGHTS_FILE
-from resnet_hub.my_resnet import timm_twin
-from resnet_hub.origin import origin_of
-from resnet_hub.predict import class_names_of
+from resnet_hub.hub.saving import save_folder, whole_folder
+from resnet_hub.models.my_resnet import timm_twin
+from resnet_hub.models.origin import origin_of
+from resnet_hub.prediction.classify import class_names_of
 
 _PYTHON = "3.12"
 # gradio and huggingface_hub come with the Space's sdk_version.

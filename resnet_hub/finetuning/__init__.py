@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from resnet_hub.finetuning.config import FinetuneConfig
+from resnet_hub.finetuning.config.options import FinetuneConfig
 
 if TYPE_CHECKING:
     from resnet_hub.finetuning.run import dry_run, find_learning_rate, finetune

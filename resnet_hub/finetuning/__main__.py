@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 
 from resnet_hub.errors import RunError, UserError
-from resnet_hub.finetuning.cores import wait_without_spinning
-from resnet_hub.finetuning.preemption import EXIT_CODE, MESSAGE, Preempted, ending_at_once
+from resnet_hub.finetuning.machine.cpu import wait_without_spinning
+from resnet_hub.finetuning.machine.preemption import EXIT_CODE, MESSAGE, Preempted, ending_at_once
 
 BAD_INPUT = 2
 
@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(arguments: Sequence[str] | None, *, is_main: bool) -> int:
-    from resnet_hub.finetuning.command_line import parse_command_line  # noqa: PLC0415  signals are heard first
-    from resnet_hub.finetuning.config_file import dump_config  # noqa: PLC0415
+    from resnet_hub.finetuning.config.flags import parse_command_line  # noqa: PLC0415  signals are heard first
+    from resnet_hub.finetuning.config.yaml_file import dump_config  # noqa: PLC0415
 
     command = parse_command_line(arguments, description=__doc__)
     if command.print_config:
@@ -61,7 +61,7 @@ def _carry_out(arguments: Sequence[str] | None, *, is_main: bool) -> int:
         if is_main:
             print(search.describe())  # noqa: T201
         return 0
-    from resnet_hub.finetuning.summary import summarise  # noqa: PLC0415
+    from resnet_hub.finetuning.finish import summarise  # noqa: PLC0415
 
     report = finetune(command.finetuning)
     if is_main:

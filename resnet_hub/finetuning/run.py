@@ -4,23 +4,23 @@ import os
 from contextlib import nullcontext
 
 from resnet_hub.errors import ConfigError, RunError, UserError
-from resnet_hub.finetuning.config import FinetuneConfig, with_options
-from resnet_hub.finetuning.disk import naming_full_disks
-from resnet_hub.finetuning.left_out import all_left_out
-from resnet_hub.finetuning.lost_process import naming_lost_processes
-from resnet_hub.finetuning.preemption import PreemptionWatch
-from resnet_hub.finetuning.preparation import (
-    Run,
+from resnet_hub.finetuning.config.options import FinetuneConfig, with_options
+from resnet_hub.finetuning.finish import measure, publish, write_results
+from resnet_hub.finetuning.machine.full_disk import naming_full_disks
+from resnet_hub.finetuning.machine.lost_process import naming_lost_processes
+from resnet_hub.finetuning.machine.preemption import PreemptionWatch
+from resnet_hub.finetuning.prepare import (
     confirm_publishing,
     output_dir_of,
     prepare,
     repo_id_of,
 )
-from resnet_hub.finetuning.rate_finder import RateSearch, search_rate
-from resnet_hub.finetuning.report import measure, publish, write_results
-from resnet_hub.finetuning.run_folder import RunFolder
-from resnet_hub.finetuning.state import fc_is_to_be_fitted, start_or_resume
-from resnet_hub.finetuning.training import draw_first_batches, fit_new_fc, train_epochs
+from resnet_hub.finetuning.run_folder.folder import RunFolder
+from resnet_hub.finetuning.training.bad_images import all_left_out
+from resnet_hub.finetuning.training.context import Run
+from resnet_hub.finetuning.training.epochs import draw_first_batches, fit_new_fc, train_epochs
+from resnet_hub.finetuning.training.rate_finder import RateSearch, search_rate
+from resnet_hub.finetuning.training.state import fc_is_to_be_fitted, start_or_resume
 from resnet_hub.results import RunReport
 
 

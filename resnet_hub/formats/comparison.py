@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from resnet_hub.preprocessing import Preprocessing
+from resnet_hub.images.preprocessing import Preprocessing
 
 Runner = Callable[[Tensor], list[Tensor]]
 """What runs an exported file: inputs to outputs, the logits last."""

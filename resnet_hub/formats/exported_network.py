@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_hub.formats.kinds import Precision
-from resnet_hub.preprocessing import Preprocessing
+from resnet_hub.images.preprocessing import Preprocessing
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

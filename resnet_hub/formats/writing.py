@@ -18,7 +18,7 @@ from resnet_hub.formats.exported_network import ExportedNetwork
 from resnet_hub.formats.kinds import Kind
 from resnet_hub.formats.onnx_files import open_onnx, quantize_onnx, require_onnx, write_onnx
 from resnet_hub.formats.torch_files import open_own_pt2, write_pt2
-from resnet_hub.hub.export import whole_folder
+from resnet_hub.hub.saving import whole_folder
 
 REPORT_FILE = "export_report.json"
 

@@ -1,9 +1,9 @@
 """Model folders and the Hub: save, load, download, publish; verified, and usable without this package."""
 
-from resnet_hub.hub.download import download, ensure_pretrained_weights
-from resnet_hub.hub.export import current_card, refresh_card, remove_scratch_of, save_folder
+from resnet_hub.downloads.download import download, ensure_pretrained_weights
 from resnet_hub.hub.loading import load, local_folder
 from resnet_hub.hub.push import PushRecord, may_be_public, push_folder
+from resnet_hub.hub.saving import current_card, refresh_card, remove_scratch_of, save_folder
 
 __all__ = [
     "PushRecord",

@@ -18,11 +18,11 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.hf_api import RepoFile
 
+from resnet_hub.cards.edits import with_edits
+from resnet_hub.downloads.access import asking, explained, may_pass, redact, status_of
+from resnet_hub.downloads.download import Pinned, fetch, sum_of
 from resnet_hub.errors import HubError
-from resnet_hub.hub.access import asking, explained, may_pass, redact, status_of
-from resnet_hub.hub.card_edits import with_edits
-from resnet_hub.hub.download import Pinned, fetch, sum_of
-from resnet_hub.hub.export import CARD_BASE_FILE, CARD_FILE, generated_card, with_own_edits
+from resnet_hub.hub.saving import CARD_BASE_FILE, CARD_FILE, generated_card, with_own_edits
 
 PUSHED_FILE = ".resnet_hub/pushed.json"
 """The figures and scores that a push sent, with their sums, so that the next one knows which are its own."""

@@ -14,11 +14,11 @@ from timm.data import resolve_input_data_config
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
+from resnet_hub.downloads.download import CONFIG_FILE
 from resnet_hub.errors import HubError, ModelError, nearest
-from resnet_hub.my_resnet import VARIANTS, timm_twin
-from resnet_hub.variant import ATTENTIONS, GLOBAL_POOLS, AntiAlias, Shortcut, Stem
+from resnet_hub.models.my_resnet import VARIANTS, timm_twin
+from resnet_hub.models.variant import ATTENTIONS, GLOBAL_POOLS, AntiAlias, Shortcut, Stem
 
-CONFIG_FILE = "config.json"
 OUR_KEY = "resnet_hub"
 """Key of config.json that says what only this package needs: the variant, the base model, the dataset."""
 

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
+from resnet_hub.downloads.download import CONFIG_FILE, PICKLES, WEIGHTS_FILE, fetch, pin, remember
 from resnet_hub.errors import HubError, nearest
-from resnet_hub.hub.config_file import CONFIG_FILE, ModelConfig, read_config
-from resnet_hub.hub.download import fetch, pin, remember
-from resnet_hub.hub.weights import PICKLES, WEIGHTS_FILE, read_weights
+from resnet_hub.hub.config_file import ModelConfig, read_config
+from resnet_hub.hub.weights import read_weights
 
 _FILLS = frozenset(
     {

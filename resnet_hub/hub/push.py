@@ -10,14 +10,12 @@ from pathlib import Path
 from huggingface_hub import HfApi, ModelInfo, constants, get_token
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+from resnet_hub.downloads.access import asking, offline, redact
+from resnet_hub.downloads.download import CONFIG_FILE, PICKLES, WEIGHTS_FILE, refuse_unsafe_name
 from resnet_hub.errors import HubError
-from resnet_hub.hub.access import asking, offline, redact
 from resnet_hub.hub.commit import PushRequest, make_commit, refuse_taken_tag
-from resnet_hub.hub.config_file import CONFIG_FILE
-from resnet_hub.hub.download import refuse_unsafe_name
 from resnet_hub.hub.loading import check_files, local_folder
 from resnet_hub.hub.read_back import read_back
-from resnet_hub.hub.weights import PICKLES, WEIGHTS_FILE
 
 _OUR_HIDDEN = (".resnet_hub/", ".eval_results/", ".gitattributes")
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{20,}")

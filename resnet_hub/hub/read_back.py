@@ -6,13 +6,11 @@ from pathlib import Path
 
 import torch
 
+from resnet_hub.downloads.download import CONFIG_FILE, WEIGHTS_FILE, Pinned, fetch
 from resnet_hub.errors import HubError
 from resnet_hub.hub.commit import PushRequest, Sent, bytes_of
-from resnet_hub.hub.config_file import CONFIG_FILE
-from resnet_hub.hub.download import Pinned, fetch
-from resnet_hub.hub.export import answers
 from resnet_hub.hub.loading import load_files
-from resnet_hub.hub.weights import WEIGHTS_FILE
+from resnet_hub.hub.saving import answers
 
 
 def read_back(request: PushRequest, sent: Sent) -> None:

@@ -11,12 +11,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from resnet_hub.downloads.download import WEIGHTS_FILE
 from resnet_hub.errors import HubError, ModelError
-
-WEIGHTS_FILE = "model.safetensors"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar", ".npz")
-"""Endings of weight files that may run code when they are read; none is ever opened, and none is ever
-sent."""
 
 _MAX_HEADER_BYTES = 16 * 2**20  # a ResNet-152 has 93 kB; safetensors itself allows 100 MB
 

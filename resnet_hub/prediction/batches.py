@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from resnet_hub.images import BadImageError, open_image
-from resnet_hub.predict import Prediction, class_names_of
-from resnet_hub.preprocessing import Preprocessing
+from resnet_hub.images.decoding import BadImageError, open_image
+from resnet_hub.images.preprocessing import Preprocessing
+from resnet_hub.prediction.classify import Prediction, class_names_of
 
 _MAX_WORKERS = 16
 _FEW_IMAGES = 64  # for so many, starting loader processes takes longer than they save

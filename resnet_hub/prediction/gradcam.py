@@ -11,7 +11,7 @@ from pytorch_grad_cam.utils.image import show_cam_on_image
 from torch import Tensor, nn
 
 from resnet_hub.errors import ModelError
-from resnet_hub.preprocessing import Preprocessing
+from resnet_hub.images.preprocessing import Preprocessing
 
 
 def gradcam_overlays(model: nn.Module, images: Tensor, preprocessing: Preprocessing) -> list[Image.Image]:

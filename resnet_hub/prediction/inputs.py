@@ -11,8 +11,8 @@ from http.client import HTTPException
 from pathlib import Path
 
 from resnet_hub.errors import DataError, nearest
-from resnet_hub.image_files import SUFFIXES, images_below
-from resnet_hub.images import BadImageError
+from resnet_hub.images.decoding import BadImageError
+from resnet_hub.images.folders import SUFFIXES, images_below
 
 MAX_DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_SECONDS = 30.0

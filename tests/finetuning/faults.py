@@ -100,7 +100,7 @@ HAPPENINGS: dict[str, Callable[[], Any]] = {
 
 def slow_disk(seconds: float) -> None:
     """Each fsync takes time, so that kills fall into saves."""
-    _wrap("checkpoint.fsync", lambda fsync, path: (time.sleep(seconds), fsync(path))[1])
+    _wrap("run_folder.checkpoint.fsync", lambda fsync, path: (time.sleep(seconds), fsync(path))[1])
 
 
 def ledger(file: str) -> None:
@@ -121,24 +121,24 @@ def ledger(file: str) -> None:
             lines.write(line)
         return done
 
-    _wrap("loop.train_step", note)
+    _wrap("engine.step.train_step", note)
 
 
 def forgets(what: str) -> None:
     """A resumed run lacks a part of its state, or has another one in its place."""
     module, replacement = {
         "order": (
-            "loader._TrainKeys.of_epoch",
+            "batches.loader._TrainKeys.of_epoch",
             lambda of, keys, moment, first, **o: of(
                 keys, moment._replace(epoch=moment.epoch + 1), first, **o
             ),
         ),
-        "position": ("loader._TrainKeys.of_epoch", _from_the_first_step),
-        "randomness": ("loop.random_key", lambda random_key, *key: random_key(*key, 1)),
-        "augmentation": ("loader.keyed_randomness", lambda keyed, seed, *key: keyed(seed + 1, *key)),
-        "optimizer": ("state.load_optimizer_tensors", lambda load, *arguments: None),
-        "average": ("checkpoint._read", lambda read, path: _without_average(read(path))),
-        "log": ("event_log.EventLog.rewind", lambda rewind, log, size: 0),
+        "position": ("batches.loader._TrainKeys.of_epoch", _from_the_first_step),
+        "randomness": ("engine.step.random_key", lambda random_key, *key: random_key(*key, 1)),
+        "augmentation": ("batches.loader.keyed_randomness", lambda keyed, seed, *key: keyed(seed + 1, *key)),
+        "optimizer": ("training.state.load_optimizer_tensors", lambda load, *arguments: None),
+        "average": ("run_folder.checkpoint._read", lambda read, path: _without_average(read(path))),
+        "log": ("run_folder.event_log.EventLog.rewind", lambda rewind, log, size: 0),
     }[what]
     _wrap(module, replacement)
 
@@ -173,7 +173,7 @@ def bad_numbers(where: str, *, step: int, rank: int = 0) -> None:
             weight.register_hook(lambda gradient: torch.full_like(gradient, value))
         return train_step(trainer, *what, **options)
 
-    _wrap("loop.train_step", poisoned)
+    _wrap("engine.step.train_step", poisoned)
 
 
 def bad_validation(first: int, last: int) -> None:
@@ -186,7 +186,7 @@ def bad_validation(first: int, last: int) -> None:
         logits = original(*arguments, **options)
         return logits * float("nan") if first <= calls <= last else logits
 
-    _wrap("training.evaluate", evaluate)
+    _wrap("training.epochs.evaluate", evaluate)
 
 
 def broken_tracker(calls: str, *, starts: bool) -> None:
@@ -222,7 +222,7 @@ def broken_tracker(calls: str, *, starts: bool) -> None:
 
 def patient_trackers(seconds: float) -> None:
     """Trackers that failed are tried again sooner."""
-    importlib.import_module(f"{FINETUNING}.tracking").SECONDS_BETWEEN_TRIES = seconds
+    importlib.import_module(f"{FINETUNING}.run_folder.tracking").SECONDS_BETWEEN_TRIES = seconds
 
 
 def _wrap(at: str, replacement: Callable) -> None:

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import faults
 
-import resnet_hub.finetuning.run
-import resnet_hub.finetuning.summary  # noqa: F401  imported by main() when it runs; here, once for all
 from resnet_hub.finetuning.__main__ import main
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_hub.finetuning.checkpoint import _newest_first
+from resnet_hub.finetuning.run_folder.checkpoint import _newest_first
 from resnet_hub.results import RunReport
 
 from .conftest import environment, events_without_time

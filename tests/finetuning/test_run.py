@@ -19,14 +19,14 @@ import timm
 from safetensors.torch import load_file
 
 import resnet_hub
-from resnet_hub.cli import main as resnet_hub_command
+from resnet_hub.cli.main import main as resnet_hub_command
 from resnet_hub.finetuning.__main__ import main
-from resnet_hub.finetuning.config import FinetuneConfig
-from resnet_hub.finetuning.config_file import load_config
-from resnet_hub.finetuning.report import write_page
-from resnet_hub.finetuning.run_folder import RunFolder
+from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.yaml_file import load_config
+from resnet_hub.finetuning.finish import write_page
+from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.results import RunReport
-from tests.test_hub_load import publish
+from tests.hub.test_loading import publish
 
 from .conftest import ROOT, TINY, environment, finetune_command, run_command
 from .image_files import table
@@ -158,7 +158,7 @@ def test_the_three_printed_lines_load_the_export_and_classify_an_image(finished)
 
 
 def test_the_export_scores_what_the_report_says_in_whatever_precision_it_was_trained(finished):
-    from resnet_hub.finetuning.data import load_data
+    from resnet_hub.finetuning.data.load import load_data
 
     folder, _ = finished
     report = RunReport.load(folder / "report.json")
@@ -375,7 +375,7 @@ def test_ctrl_c_at_the_question_ends_it_with_nothing_written(hub, tmp_path: Path
         os.kill(os.getpid(), signal.SIGINT)
         return wait(*arguments)
 
-    monkeypatch.setattr("resnet_hub.finetuning.preparation.select.select", interrupted)
+    monkeypatch.setattr("resnet_hub.finetuning.prepare.select.select", interrupted)
     assert main([*PUSH, "--output_dir", str(tmp_path / "run")]) == 75
     assert not (tmp_path / "run").exists()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from timm.models import _registry
 
-import resnet_hub.my_resnet  # noqa: F401  registers the family before timm's file asks the registry
+import resnet_hub.models.my_resnet  # noqa: F401  registers the family before timm's file asks the registry
 
 # timm runs its tests of intermediate features over modules of its own by name. The family's module is not
 # among them, so its models are entered under the module whose contract they keep: more tests run, no fewer.

@@ -1,0 +1,96 @@
+"""`resnet-hub demo`: a page on which people try a model, here or as a Space."""
+
+import argparse
+import tempfile
+import threading
+from pathlib import Path
+
+from resnet_hub.cli.demo_flags import LOOPBACK
+from resnet_hub.cli.export_images import is_run, validation_split
+from resnet_hub.demo.page import LAUNCH_OPTIONS, build_page, import_gradio, theme
+from resnet_hub.demo.space import write_space
+from resnet_hub.errors import ConfigError, DataError, UserError
+from resnet_hub.images.decoding import BadImageError, read_header
+from resnet_hub.prediction.inputs import ImageInput, find_images
+from resnet_hub.prediction.open_model import open_model
+
+_EXAMPLES = 8
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """Serve the page until Ctrl-C, or write the Space."""
+    _check(arguments)
+    import_gradio()
+    model = open_model(arguments.model, revision=arguments.revision)
+    folder = Path(arguments.model)
+    title = folder.resolve().name if folder.is_dir() else arguments.model.rpartition("/")[2]
+    with tempfile.TemporaryDirectory(prefix="resnet_hub-demo-") as scratch:
+        examples = _examples(arguments, Path(scratch))
+        if arguments.space:
+            write_space(model, arguments.space, title=title, examples=examples)
+            print(f"Written: {arguments.space}")
+            print(f"Publish it: hf upload OWNER/{title} {arguments.space} --repo-type space")
+            return 0
+        page = build_page(model, title=title, examples=examples)
+        try:
+            _, address, _ = page.launch(
+                server_name=arguments.host,
+                server_port=arguments.port,
+                prevent_thread_lock=True,
+                quiet=True,
+                theme=theme(),
+                **LAUNCH_OPTIONS,
+            )
+        except OSError as error:
+            raise ConfigError(f"Cannot listen on {arguments.host}: {error}") from error
+        print(f"Open {address} in a browser; Ctrl-C ends.", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            page.close(verbose=False)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.space and arguments.space.exists():
+        raise ConfigError(f"--space {arguments.space} exists already and is not written over.")
+    if arguments.space and (arguments.port or arguments.host != LOOPBACK):
+        raise ConfigError("--space writes a folder and serves nothing: leave out --host and --port.")
+    if arguments.port is not None and not 0 < arguments.port < 65536:
+        raise ConfigError(f"--port {arguments.port}: a port is a number from 1 to 65535.")
+    if arguments.examples and not arguments.examples.is_dir():
+        raise ConfigError(f"--examples {arguments.examples}: there is no such folder.")
+
+
+def _examples(arguments: argparse.Namespace, scratch: Path) -> list[Path]:
+    """Images to click on: readable ones of the folder that is named, or of the run's validation split."""
+    if arguments.examples:
+        found = [Path(image.name) for image in find_images([str(arguments.examples)]) if _is_readable(image)]
+        if not found:
+            raise DataError(f"--examples {arguments.examples}: none of its images can be read.")
+        return [found[number] for number in _spread(len(found))]
+    run = Path(arguments.model)
+    if not is_run(run):
+        return []
+    try:
+        split = validation_split(run)
+    except (UserError, ImportError):  # its data is elsewhere by now; the page works without
+        return []
+    paths = []
+    for number in _spread(len(split)):
+        paths.append(scratch / f"{split.name}-{number}.png")
+        split.image(number).save(paths[-1])
+    return paths
+
+
+def _spread(total: int) -> list[int]:
+    step = max(1, total // _EXAMPLES)
+    return list(range(0, total, step))[:_EXAMPLES]
+
+
+def _is_readable(image: ImageInput) -> bool:
+    try:
+        read_header(image.read())
+    except BadImageError:
+        return False
+    return True

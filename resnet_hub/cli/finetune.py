@@ -1,0 +1,91 @@
+"""`resnet-hub finetune`: fine-tuning on all devices of this machine; it starts the processes itself."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_hub.errors import ConfigError
+from resnet_hub.finetuning.config.flags import Command, list_flags, parse_command_line
+from resnet_hub.finetuning.config.yaml_file import dump_config
+from resnet_hub.finetuning.machine.launcher import run_processes
+
+_DESCRIPTION = """Fine-tune a ResNet on an image data set: recipes/finetune.py, started for the devices of
+this machine. SIGTERM and Ctrl-C save a checkpoint. Exit codes: 0 done; 2 bad input, nothing written over; 75
+stopped by a signal, and the same command goes on; 1 anything else. Many machines: see recipes/README.md."""
+_PROG = "resnet-hub finetune"
+_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' WSL
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchCommand(Command):
+    """What was typed, and how many processes to start."""
+
+    num_processes: int | None = None
+    """Processes that share the work; one per GPU, or one on a CPU, if not given."""
+
+
+def parser_finetune() -> argparse.ArgumentParser:
+    """The parser with all flags, for the reference page and for completion."""
+    parser = argparse.ArgumentParser(prog=_PROG, description=_DESCRIPTION, add_help=False)
+    for flag in list_flags(LaunchCommand):
+        if flag.metavar is None:
+            parser.add_argument(*flag.spellings, action="store_true", help=flag.help)
+        else:
+            parser.add_argument(*flag.spellings, metavar=flag.metavar, help=flag.help)
+    return parser
+
+
+def run_finetune(words: Sequence[str]) -> int:
+    """Fine-tune as the words say; the exit code is that of recipes/finetune.py."""
+    command = parse_command_line(words, description=_DESCRIPTION, prog=_PROG, kind=LaunchCommand)
+    assert isinstance(command, LaunchCommand)
+    if command.print_config:
+        print(dump_config(command.finetuning), end="")
+        return 0
+    if "RANK" in os.environ:
+        raise ConfigError(
+            "This is one of the processes of torchrun or accelerate launch already. `resnet-hub finetune` "
+            "starts them itself; with a launcher of your own, start `-m resnet_hub.finetuning`."
+        )
+    if command.num_processes is not None and command.num_processes < 1:
+        raise ConfigError(f"--num_processes is {command.num_processes}; it has to be 1 or more.")
+    num_gpus = count_gpus()
+    num_processes = command.num_processes or max(1, num_gpus)
+    if num_gpus and num_processes > num_gpus:
+        raise ConfigError(f"--num_processes {num_processes}: this machine has {num_gpus} GPUs.")
+    words = without_option(words, "num_processes")
+    if num_processes == 1:
+        from resnet_hub.finetuning.__main__ import main  # noqa: PLC0415  it configures logging for a run
+
+        return main(words)
+    return run_processes(
+        [sys.executable, "-m", "resnet_hub.finetuning", *words],
+        num_processes,
+        environment={} if num_gpus else {"ACCELERATE_USE_CPU": "true"},
+    )
+
+
+def count_gpus() -> int:
+    """Number of GPUs, each of which gets a process; torch is asked where there is a driver."""
+    if sys.platform == "linux" and not any(Path(driver).exists() for driver in _DRIVERS):
+        return 0
+    import torch  # noqa: PLC0415  seconds that a machine without GPUs is spared
+
+    return torch.cuda.device_count()
+
+
+def without_option(words: Sequence[str], name: str) -> list[str]:
+    """The words without an option that takes one value, whichever way it is spelt."""
+    kept, skip = [], False
+    for word in words:
+        flag = word.partition("=")[0].replace("-", "_")
+        if flag == f"__{name}":
+            skip = "=" not in word
+        elif skip:
+            skip = False
+        else:
+            kept.append(word)
+    return kept

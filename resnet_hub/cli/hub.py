@@ -1,0 +1,99 @@
+"""`resnet-hub push`, `download` and `card`: a model folder and the Hub."""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import timm
+
+from resnet_hub.cards.family import variant_card
+from resnet_hub.downloads.download import Downloaded, download_files, refuse_revision
+from resnet_hub.errors import HubError, nearest
+from resnet_hub.hub import (
+    current_card,
+    ensure_pretrained_weights,
+    local_folder,
+    may_be_public,
+    push_folder,
+    refresh_card,
+)
+from resnet_hub.hub.saving import whole_folder
+from resnet_hub.models.registration import list_models  # the family, also for `download my_resnet50`
+
+
+def run_push(arguments: argparse.Namespace) -> int:
+    """Publish, read back, and print the address with the commit; 2 when the answer to the question is no."""
+    asks = sys.stdin is not None and sys.stdin.isatty() and not (arguments.private or arguments.yes)
+    if asks and not may_be_public(arguments.repo_id, ask=input):
+        print("Nothing was published. With --private only you can see it.")
+        return 2
+    record = push_folder(
+        arguments.folder,
+        arguments.repo_id,
+        private=arguments.private,
+        revision=arguments.revision,
+        create_pr=arguments.create_pr,
+        tag=arguments.tag,
+        message=arguments.message,
+    )
+    print(f"Published and read back: {record.url}")
+    if record.pull_request:
+        print(f"Pull request: {record.pull_request}")
+    print(f"Load it: resnet_hub.load({record.repo_id!r}, revision={record.commit!r})")
+    return 0
+
+
+def run_download(arguments: argparse.Namespace) -> int:
+    """Fetch all files but pickles into the cache, each checked, and print the folder they are in."""
+    if arguments.output is not None and arguments.output.exists():
+        raise HubError(f"{arguments.output} exists already and is not written over. Name another folder.")
+    if "/" not in arguments.source and timm.is_model(arguments.source.partition(".")[0]):
+        found = _published_weights(arguments.source, revision=arguments.revision)
+    else:
+        found = download_files(arguments.source, revision=arguments.revision)
+    if arguments.output is not None:
+        _copy(found, arguments.output)
+    print(arguments.output or found.folder)
+    return 0
+
+
+def _published_weights(name: str, *, revision: str | None) -> Downloaded:
+    refuse_revision(name, revision=revision)
+    file = ensure_pretrained_weights(name)
+    if file is None:
+        raise HubError(f"{name} has no weights on the Hub. `resnet-hub list --pretrained` has.")
+    return Downloaded(folder=file.parent, names=(file.name,))
+
+
+def _copy(found: Downloaded, folder: Path) -> None:
+    """Copy the files that were checked and no others: the cache may hold pickles of other programs there."""
+    with whole_folder(folder, overwrite=False) as scratch:
+        for name in found.names:
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found.folder / name, scratch / name)
+
+
+def run_card(arguments: argparse.Namespace) -> int:
+    """Print the card of a folder, as its files have it now and with your edits, or of a variant."""
+    folder = local_folder(arguments.source)
+    if folder is None:
+        return _print_variant_card(arguments)
+    if arguments.write:
+        print(refresh_card(folder, repo_id=arguments.repo_id))
+    else:
+        print(current_card(folder, repo_id=arguments.repo_id), end="")
+    return 0
+
+
+def _print_variant_card(arguments: argparse.Namespace) -> int:
+    name = arguments.source
+    if name not in (known := list_models()):
+        raise HubError(f"{name!r} is no folder and no variant of the family; {nearest(name, known)}")
+    if arguments.write or arguments.repo_id is not None:
+        raise HubError(
+            f"--write and --repo_id are for folders, and {name} is a variant, whose card comes from the "
+            f"tables. Send it to a file: resnet-hub card {name} > {name}.md"
+        )
+    print(variant_card(name), end="")
+    return 0

@@ -1,0 +1,97 @@
+"""`resnet-hub validate`: the score of a trained model on a split."""
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from typing import Any
+
+from resnet_hub.cli.tables import print_rows
+from resnet_hub.errors import ConfigError
+from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.scoring import (
+    ValidationRequest,
+    ValidationResult,
+    check_new_folder,
+    save_result,
+    validate,
+)
+from resnet_hub.results import Score
+
+_OF_DATA = ("dataset_config_name", "dataset_revision", "image_column_name", "label_column_name")
+
+
+def run_validate(arguments: argparse.Namespace) -> int:
+    """Score the model and print a row for each split."""
+    _check(arguments)
+    result, predictions = validate(_request(arguments))
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    if arguments.output_dir is not None:
+        save_result(arguments.output_dir, result, predictions)
+    if arguments.json:
+        print(json.dumps(asdict(result), indent=2, ensure_ascii=False))
+        return 0
+    print(_title(result))
+    print_rows([_row(name, score) for name, score in result.scores.items()], as_json=False)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be carried out before anything is loaded."""
+    if arguments.output_dir is not None:
+        check_new_folder(arguments.output_dir)
+    for name, least in (("image_size", 1), ("batch_size", 1), ("num_workers", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name} is {value}; it has to be {least} or more.")
+    if arguments.crop_pct is not None and not 0 < arguments.crop_pct <= 1:
+        raise ConfigError(f"--crop_pct is {arguments.crop_pct}; it has to be above 0 and at most 1.")
+    if arguments.dataset_name is None:
+        for option in _OF_DATA:
+            if getattr(arguments, option) is not None:
+                raise ConfigError(f"--{option} goes with --dataset_name, which is not given.")
+
+
+def _request(arguments: argparse.Namespace) -> ValidationRequest:
+    data = None
+    if arguments.dataset_name is not None:
+        data = FinetuneConfig(
+            dataset_name=arguments.dataset_name,
+            max_bad_images=arguments.max_bad_images,
+            **{option: getattr(arguments, option) for option in _OF_DATA},
+        )
+    return ValidationRequest(
+        model=arguments.model,
+        data=data,
+        split=arguments.split,
+        image_size=arguments.image_size,
+        crop_fraction=arguments.crop_pct,
+        test_time_augmentation=arguments.tta,
+        batch_size=arguments.batch_size,
+        num_workers=arguments.num_workers,
+    )
+
+
+def _title(result: ValidationResult) -> str:
+    mirrored = ", with mirror images" if result.test_time_augmentation == "flip" else ""
+    return (
+        f"{result.model} on {result.dataset}, {result.image_size} px, "
+        f"crop {result.crop_fraction:g}{mirrored}, {result.num_classes} classes"
+    )
+
+
+def _row(name: str, score: Score) -> dict[str, Any]:
+    low, high = score.accuracy_interval_95
+    row = {
+        "split": name,
+        "images": score.num_images,
+        "accuracy": f"{score.accuracy:.2%}",
+        "interval_95": f"{low:.2%} to {high:.2%}",
+        "top5_accuracy": f"{score.top5_accuracy:.2%}",
+        "macro_f1": f"{score.macro_f1:.4f}",
+        "loss": f"{score.loss:.4f}",
+    }
+    if score.mean_average_precision is not None:
+        row["mean_average_precision"] = f"{score.mean_average_precision:.4f}"
+    return row

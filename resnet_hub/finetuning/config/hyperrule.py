@@ -1,0 +1,214 @@
+"""What the options left open become: a rule by the size of the data set, the image and the start weights.
+
+In the spirit of the BiT-HyperRule (Kolesnikov et al. 2020, arXiv:1912.11370, section 3.3): the data set
+decides, the user overrides, and what was decided is printed and recorded.
+"""
+
+import math
+
+from resnet_hub.errors import ConfigError
+from resnet_hub.finetuning.config.options import Augmentation, FinetuneConfig, Metric, with_options
+
+# Up to this many training images: (images per optimizer step).
+_BATCH_SIZES = ((5_000, 64), (50_000, 128), (math.inf, 256))
+
+# Images shown in all, and the range of epochs that this may come to.
+_SHOWN_PRETRAINED, _EPOCHS_PRETRAINED = 60_000, (5, 30)
+_SHOWN_FROM_SCRATCH, _EPOCHS_FROM_SCRATCH = 40_000, (30, 90)
+_LONGER = 2  # times as many with `long_schedule`
+_FEWEST_STEPS = 150  # however few images there are: 30 steps of 50 digits lose four points (recipes/LOG.md)
+
+# Images whose features are kept in memory to fit fc: with 2048 of them an image these are 1.6 GB.
+_MOST_FEATURES = 200_000
+
+_SHUFFLED = 4096  # images of a stream that are shuffled among themselves; 0.4 GB of photographs of 500x375
+_PARTS = 8  # of a stream, at least: 1, 2, 4 and 8 processes can share them
+
+SMALL_IMAGE = 64  # pixels; up to here images are padded and cropped, above they are cropped and resized
+
+
+_USUAL_WIDTH = 512
+_WIDE_ENOUGH = 256  # for strong augmentation; my_resnet20, with 64, loses two points by it (recipes/LOG.md)
+
+_GROWING = 2 / 3  # share of the epochs through which images grow, if they begin smaller
+_FIRST_SIZE = 0.7  # of the image size: half of the multiplications
+
+BATCHNORM_IMAGES = 2048  # enough for the mean and variance of a channel to a few percent
+
+
+def image_sizes(config: FinetuneConfig) -> list[int]:
+    """Height and width in pixels of the training images of each epoch of a completed configuration."""
+    first, last, epochs = config.first_image_size, config.train_image_size, config.num_train_epochs
+    assert first is not None
+    assert last is not None
+    assert epochs is not None
+    growing = growing_epochs(epochs)
+    return [
+        last if epoch >= growing else _round_size(first + (last - first) * epoch / growing, last)
+        for epoch in range(epochs)
+    ]
+
+
+def growing_epochs(num_epochs: int) -> int:
+    """Epochs through which images grow, if they begin smaller; the last one never is one of them."""
+    return min(round(_GROWING * num_epochs), max(0, num_epochs - 1))
+
+
+def settling_epochs(config: FinetuneConfig, *, steps_per_epoch: int) -> int:
+    """Epochs of warm-up and of growing images, in which validation may well become worse for a while."""
+    assert config.warmup_steps is not None
+    assert config.num_train_epochs is not None
+    grows = config.first_image_size != config.train_image_size
+    return max(
+        math.ceil(config.warmup_steps / steps_per_epoch),
+        growing_epochs(config.num_train_epochs) if grows else 0,
+    )
+
+
+def complete(
+    config: FinetuneConfig,
+    *,
+    num_train: int,
+    multi_label: bool,
+    model_image_size: int,
+    model_train_size: int | None = None,
+    network_width: int,
+    world_size: int,
+) -> FinetuneConfig:
+    """The configuration with every open training option decided.
+
+    Args:
+        config: What the user asked for.
+        num_train: Images in the training split.
+        multi_label: Whether an image has any number of labels; smoothing is then not defined.
+        model_image_size: Image size in pixels that the model's weights were evaluated at.
+        model_train_size: The one that they were trained at; the same if not given.
+        network_width: Channels of the last 3x3 convolution: 512 in ResNet-18 and ResNet-50.
+        world_size: Training processes; the images per step do not depend on it.
+    """
+    if multi_label and config.label_smoothing:
+        raise ConfigError("--label_smoothing is for classes that exclude each other; these labels do not.")
+    if multi_label and config.loss == "binary_cross_entropy":
+        raise ConfigError("--loss is for classes that exclude each other; these labels do not.")
+    image_size = config.image_size or model_image_size
+    train_size = config.train_image_size or config.image_size or model_train_size or image_size
+    augmentation = config.augmentation or _augmentation(config, image_size, network_width)
+    _check_feature_views(config, num_train=num_train, augmentation=augmentation)
+    batches = _batches(config, num_train=num_train, world_size=world_size)
+    steps_per_epoch = math.ceil(num_train / batches["images_per_step"])
+    epochs = config.num_train_epochs
+    if epochs is None:
+        epochs = _epochs(config, num_train, steps_per_epoch=steps_per_epoch)
+    if config.max_train_steps:
+        epochs = math.ceil(config.max_train_steps / steps_per_epoch)
+    total_steps = config.max_train_steps or epochs * steps_per_epoch
+    # Adam's rate grows with the square root of the batch (Malladi et al. 2022, arXiv:2205.10287), and for
+    # networks that are narrower than usual with one over their width (Yang et al. 2022, arXiv:2203.03466).
+    narrower = max(1.0, _USUAL_WIDTH / network_width)
+    rate_at_64 = 5e-4 * narrower if config.pretrained else 3e-3
+    if (config.warmup_steps or 0) > total_steps:
+        raise ConfigError(
+            f"--warmup_steps {config.warmup_steps}: the run has {total_steps} steps, so its rate would never "
+            f"reach its peak. Give at most {total_steps}; where nothing is said, in --config neither, it is "
+            f"{total_steps // 20}."
+        )
+    grows = config.low_resolution_first or config.first_image_size not in (None, train_size)
+    is_averaged = bool(config.average_last_epochs) or (
+        config.ema if config.ema_decay is None else config.ema_decay > 0
+    )
+    decided = {
+        "fit_fc_first": config.pretrained and (config.streaming or num_train <= _MOST_FEATURES),
+        "label_smoothing": 0.0 if multi_label else 0.1,
+        "image_size": image_size,
+        "train_image_size": train_size,
+        "augmentation": augmentation,
+        "per_device_eval_batch_size": 2 * batches["per_device_train_batch_size"],
+        "num_train_epochs": epochs,
+        "learning_rate": rate_at_64 * math.sqrt(batches["images_per_step"] / 64),
+        "weight_decay": 0.05,
+        "warmup_steps": total_steps // 20,
+        "layer_decay": 1.0,
+        # An average over the last twentieth of the run, and over ten steps at least.
+        "ema_decay": 1 - 1 / max(10, total_steps / 20) if config.ema else 0.0,
+        "first_image_size": (
+            _round_size(_FIRST_SIZE * train_size, train_size) if config.low_resolution_first else train_size
+        ),
+        "reestimate_batchnorm": min(num_train, BATCHNORM_IMAGES) if is_averaged or grows else 0,
+        "metric_for_best_model": _metric(config, multi_label=multi_label),
+    }
+    if config.streaming:
+        decided |= {"shuffle_buffer": _SHUFFLED, "stream_parts": world_size * math.ceil(_PARTS / world_size)}
+    if config.stream_parts and config.stream_parts % world_size:
+        raise ConfigError(
+            f"--stream_parts {config.stream_parts} cannot be shared equally by {world_size} processes. Give "
+            f"a multiple of {world_size}, or another number of processes."
+        )
+    still_open = {name: value for name, value in decided.items() if getattr(config, name) is None}
+    return with_options(config, **still_open | batches | {"num_train_epochs": epochs})
+
+
+def _batches(config: FinetuneConfig, *, num_train: int, world_size: int) -> dict[str, int]:
+    """How the images of a step are shared out to processes and micro-batches."""
+    micro = config.gradient_accumulation_steps
+    batch_size, per_step = config.per_device_train_batch_size, config.images_per_step
+    if per_step is None and batch_size is not None:
+        per_step = batch_size * world_size * micro
+    if per_step is None:
+        per_step = min(num_train, next(size for limit, size in _BATCH_SIZES if num_train <= limit))
+    if batch_size is None:
+        batch_size = math.ceil(per_step / (world_size * micro))
+    return {
+        "images_per_step": per_step,
+        "per_device_train_batch_size": batch_size,
+        "gradient_accumulation_steps": max(micro, math.ceil(per_step / (batch_size * world_size))),
+    }
+
+
+def _metric(config: FinetuneConfig, *, multi_label: bool) -> Metric:
+    """Where rare classes are to count as much as frequent ones, accuracy is the wrong judge."""
+    asked = config.metric_for_best_model
+    if asked == "mean_average_precision" and not multi_label:
+        raise ConfigError(
+            "--metric_for_best_model mean_average_precision is for images with several labels; these have "
+            "one each. Use accuracy, macro_f1 or loss."
+        )
+    if multi_label:
+        return asked or "mean_average_precision"
+    return asked or ("accuracy" if config.class_weights == "none" else "macro_f1")
+
+
+def _augmentation(config: FinetuneConfig, image_size: int, network_width: int) -> Augmentation:
+    if config.strong_augmentation and network_width >= _WIDE_ENOUGH:
+        return "trivialaugment"
+    return "crop" if image_size <= SMALL_IMAGE else "light"
+
+
+def _check_feature_views(config: FinetuneConfig, *, num_train: int, augmentation: str) -> None:
+    views = config.feature_views
+    if views == 1:
+        return
+    if not config.pretrained or config.fit_fc_first is False:
+        raise ConfigError(f"--feature_views {views} is for fitting fc first, which this run does not do.")
+    if augmentation == "none":
+        raise ConfigError(f"--feature_views {views} needs an augmentation; with none all views are the same.")
+    if not config.streaming and views * num_train > _MOST_FEATURES:  # of a stream only a sample is fitted
+        raise ConfigError(
+            f"--feature_views {views} of {num_train:,} images are more than the {_MOST_FEATURES:,} features "
+            f"that are kept in memory; at most {max(1, _MOST_FEATURES // num_train)} views fit."
+        )
+
+
+def _epochs(config: FinetuneConfig, num_train: int, *, steps_per_epoch: int) -> int:
+    shown, (fewest, most) = (
+        (_SHOWN_PRETRAINED, _EPOCHS_PRETRAINED)
+        if config.pretrained
+        else (_SHOWN_FROM_SCRATCH, _EPOCHS_FROM_SCRATCH)
+    )
+    epochs = max(min(most, max(fewest, round(shown / num_train))), math.ceil(_FEWEST_STEPS / steps_per_epoch))
+    return epochs * (_LONGER if config.long_schedule else 1)
+
+
+def _round_size(size: float, largest: int) -> int:
+    """The nearest size that the strides of a network divide, at most `largest`."""
+    multiple = 4 if largest <= SMALL_IMAGE else 32
+    return min(largest, max(multiple, round(size / multiple) * multiple))

@@ -1,0 +1,1 @@
+"""What a data set means: its splits, columns, labels and images."""

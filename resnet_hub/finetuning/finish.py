@@ -1,0 +1,248 @@
+"""After training: the numbers, the predictions, the pictures, and the exported model."""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from resnet_hub.errors import HubError, RunError
+from resnet_hub.finetuning.config.yaml_file import plain_values
+from resnet_hub.finetuning.data.load import Split
+from resnet_hub.finetuning.engine.step import TrainingDivergedError
+from resnet_hub.finetuning.machine.display import Display
+from resnet_hub.finetuning.report.figures import (
+    MAX_DRAWN_CLASSES,
+    draw_confusion_matrix,
+    draw_learning_curves,
+)
+from resnet_hub.finetuning.report.html import as_webp
+from resnet_hub.finetuning.report.metrics import confusion, probabilities, score_predictions, value_of
+from resnet_hub.finetuning.report.page import PICTURE_SIZE, PICTURES_SHOWN, page_of_run, render_page
+from resnet_hub.finetuning.report.predictions import Predictions, write_predictions
+from resnet_hub.finetuning.run_folder.folder import RunFolder
+from resnet_hub.finetuning.training.context import Run
+from resnet_hub.finetuning.training.evaluation import evaluate
+from resnet_hub.finetuning.training.state import Training
+from resnet_hub.hub import push_folder, remove_scratch_of, save_folder
+from resnet_hub.results import RunReport, Score, SplitRecord, TrainRecord
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE = "example.png"
+_SPLITS = ("train", "validation", "test")
+_EVALUATED = ("validation", "test")
+_NOTABLE = 0.01  # of accuracy; a percent, beyond what rounding does to a few images
+
+
+class PublishingError(RunError):
+    """A finished run that could not be published; the message ends with the command that tries again."""
+
+
+def measure(run: Run, training: Training) -> tuple[RunReport, dict[str, Tensor]]:
+    """The report of the best weights, and the logits of each evaluated split.
+
+    This is the only place that reads the test split, once and last. The network computes in float32, as the
+    exported weights do wherever they are loaded, so that the numbers are theirs.
+    """
+    if not training.best:
+        raise TrainingDivergedError(
+            "No validation of this run gave a loss that is a number, so there are no weights to export. "
+            "Start again with a lower --learning_rate, or with --mixed_precision no."
+        )
+    accelerator = run.machine.accelerator
+    # Without accelerate's own wrapping of `forward`, which computes in the run's precision.
+    training.network = accelerator.unwrap_model(training.trainer.model, keep_fp32_wrapper=False)
+    training.network.load_state_dict(training.best)
+    logits: dict[str, Tensor] = {}
+    scores: dict[str, Score | None] = {"validation": None, "test": None}
+    for name in _EVALUATED:
+        if getattr(run.data, name) is not None:
+            split = _split(run, name)
+            logits[name] = evaluate(run, training, split, training.network, full_precision=True)
+            labels = torch.as_tensor(split.labels)
+            scores[name] = score_predictions(logits[name], labels, run.data.class_names)
+    if scores["validation"] is not None and run.machine.is_main:
+        _say_what_precision_cost(run, training, scores["validation"])
+    return _make_report(run, training, scores), logits
+
+
+def _say_what_precision_cost(run: Run, training: Training, score: Score) -> None:
+    """Warn where the weights answer worse in float32, as exported, than in the precision of the run."""
+    metric = run.config.metric_for_best_model
+    assert metric is not None
+    before, now = training.progress.best_score, value_of(score, metric)
+    if run.machine.precision != "no" and metric != "loss" and before - now > _NOTABLE:
+        logger.warning(
+            "Validation's %s was %.4f in %s and is %.4f in float32, in which the model is exported: these "
+            "images need finer features. Start again with --mixed_precision no.",
+            metric,
+            before,
+            run.machine.precision,
+            now,
+        )
+
+
+def write_results(run: Run, training: Training, report: RunReport, logits: dict[str, Tensor]) -> None:
+    """Write predictions, pictures, export, page and, last, the report that says that the run is finished."""
+    folder = run.folder
+    training.log.flush()
+    predictions = [_predictions(run, name, values) for name, values in logits.items()]
+    write_predictions(predictions, report.class_names, folder.predictions)
+    if predictions:
+        _save_examples(run, predictions[-1])
+    figures: dict[str, Path] = {}
+    events = folder.events()
+    if any(event["event"] == "train" for event in events):
+        figures["Learning curves"] = draw_learning_curves(events, folder.plots / "learning_curves.png")
+    shown = next((name for name in reversed(_EVALUATED) if name in logits), None)
+    if shown is not None and not run.data.multi_label and len(report.class_names) <= MAX_DRAWN_CLASSES:
+        labels = torch.as_tensor(_split(run, shown).labels)
+        counts = confusion(logits[shown], labels)
+        path = folder.plots / f"confusion_{shown}.png"
+        figures[f"Confusion matrix ({shown})"] = draw_confusion_matrix(counts, report.class_names, path)
+    _write_example(run, folder.path / EXAMPLE)
+    remove_scratch_of(folder.export)  # of this run, killed between here and its report
+    save_folder(
+        training.network,
+        folder.export,
+        class_names=report.class_names,
+        report=report,
+        figures=figures,
+        overwrite=folder.export.exists(),
+    )
+    write_page(folder, report)
+    report.save(folder.report)
+
+
+def write_page(folder: RunFolder, report: RunReport) -> None:
+    """Write `report.html`; a page that cannot be made is said, in full, and takes no finished run along."""
+    try:
+        folder.page.write_text(render_page(page_of_run(folder, report)), encoding="utf-8")
+    except Exception:  # numbers and weights are done; hours of training are worth more than their picture
+        logger.exception(
+            "The page %s could not be made; the run is finished and whole without it. To try again: "
+            "resnet-hub compare %s --output FILE.html",
+            folder.page,
+            folder.path,
+        )
+
+
+def publish(folder: RunFolder, repo_id: str, *, private: bool) -> None:
+    """Push the export of a finished run; raises PublishingError, which takes nothing back."""
+    try:
+        record = push_folder(folder.export, repo_id, private=private)
+    except HubError as error:
+        raise PublishingError(f"The run is finished and whole, but not published. {error}") from error
+    folder.note_publication(asdict(record))
+    Display(is_main=True).say(f"published {record.url}")
+
+
+def _make_report(run: Run, training: Training, scores: dict[str, Score | None]) -> RunReport:
+    progress, data = training.progress, run.data
+    training.trainer.stopwatch.settle()
+    environment = json.loads(run.folder.environment.read_text(encoding="utf-8"))
+    return RunReport(
+        model=run.origin.name,
+        base_model=run.origin.base_model,
+        base_license=run.origin.base_license,
+        dataset=data.name,
+        dataset_revision=data.revision,
+        num_classes=len(data.class_names),
+        class_names=data.class_names,
+        multi_label=data.multi_label,
+        image_size=run.preprocessing.image_size[0],
+        splits={
+            name: SplitRecord(num_images=len(_split(run, name)), how=_split(run, name).how)
+            for name in _SPLITS
+            if getattr(data, name) is not None
+        },
+        validation=scores["validation"],
+        test=scores["test"],
+        train=TrainRecord(
+            epochs=progress.evaluated_epochs,
+            steps=progress.step,
+            seconds=round(progress.seconds, 3),
+            images_per_second=round(progress.images / progress.seconds, 2),
+            station_seconds={name: round(spent, 3) for name, spent in progress.station_seconds.items()},
+        ),
+        seed=run.config.seed,
+        resumed_from_step=training.resumed_from_step,
+        recipe=plain_values(run.config),
+        environment=environment,
+        data=data.facts.record(),
+    )
+
+
+def _predictions(run: Run, name: str, logits: Tensor) -> Predictions:
+    split = _split(run, name)
+    return Predictions(
+        split=name,
+        rows=split.rows,
+        labels=np.asarray(split.labels),
+        probabilities=probabilities(logits, multi_label=run.data.multi_label).numpy(),
+    )
+
+
+def _save_examples(run: Run, predictions: Predictions) -> None:
+    """Keep small pictures of the mistakes and hard examples that the page shows, so that it needs no data."""
+    split = _split(run, predictions.split)
+    mistakes = predictions.confident_mistakes(PICTURES_SHOWN)
+    shown = np.concatenate([mistakes, predictions.hardest(PICTURES_SHOWN, besides=mistakes)])
+    run.folder.examples.mkdir(exist_ok=True)
+    for place in shown.tolist():
+        picture = split.image(place)
+        picture.thumbnail((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
+        path = run.folder.examples / f"{predictions.split}-{predictions.rows[place]}.webp"
+        path.write_bytes(as_webp(picture))
+
+
+def _write_example(run: Run, path: Path) -> None:
+    """Save the first test image, for the three lines that show how to use the export."""
+    split = run.data.test or run.data.validation or run.data.mapped_train
+    split.image(0).save(path)
+
+
+def _split(run: Run, name: str) -> Split:
+    split = getattr(run.data, name)
+    assert split is not None
+    return split
+
+
+def summarise(report: RunReport) -> str:
+    """Accuracy, paths, and three lines of Python that load the export and classify an image."""
+    folder = RunFolder(Path(report.recipe["output_dir"]))
+    lines = [
+        "",
+        *(
+            f"{name:11}{_describe(score)}"
+            for name, score in (("validation", report.validation), ("test", report.test))
+            if score is not None
+        ),
+        f"training   {report.train.epochs} epochs, {report.train.seconds:.0f} s, "
+        f"{report.train.images_per_second:.0f} images/s",
+        "",
+        *([f"page       {folder.page}"] if folder.page.is_file() else []),
+        f"report     {folder.report}",
+        f"model      {folder.export}",
+        f"card       {folder.export / 'README.md'}",
+        "",
+        "Use it from Python:",
+        "",
+        "    import resnet_hub",
+        f"    model = resnet_hub.load({str(folder.export)!r})",
+        f"    print(resnet_hub.classify(model, {str(folder.path / EXAMPLE)!r}))",
+    ]
+    return "\n".join(lines)
+
+
+def _describe(score: Score) -> str:
+    low, high = score.accuracy_interval_95
+    return (
+        f"accuracy {score.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "
+        f"{score.num_images} images, macro F1 {score.macro_f1:.4f}, loss {score.loss:.4f}"
+    )

@@ -1,0 +1,1 @@
+"""The network that is fine-tuned: built, frozen in part, averaged, taught."""

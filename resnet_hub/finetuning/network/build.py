@@ -1,0 +1,199 @@
+"""From a name to a network with a new `fc` for the classes of the data set."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import get_pretrained_cfg, is_model, is_model_in_modules, list_models, list_pretrained
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from resnet_hub.errors import ConfigError, UserError, nearest
+from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.hub import ensure_pretrained_weights, load
+from resnet_hub.models.packaged_weights import is_packaged
+
+_FEWEST_OF_SINGLE_VALUES = 2  # images of which BatchNorm has a variance, if each gives it one value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a model's first weights came from."""
+
+    name: str
+    """Variant, with the tag of its weights if it has any: `my_resnet50.a1_in1k`."""
+    base_model: str | None
+    """Hub repository, folder, or name in the package, of the weights; None from scratch."""
+    base_license: str | None
+
+
+def check_model_name(config: FinetuneConfig) -> None:
+    """Raise ConfigError for a model that cannot be built, before anything else is done."""
+    name = config.model_name_or_path
+    if is_source(name):
+        if not config.pretrained:
+            raise ConfigError(f"--no-pretrained needs the name of a model, and {name} is a trained model.")
+        if config.drop_path_rate:
+            raise ConfigError(f"--drop_path_rate needs the name of a model, and {name} is a trained model.")
+        return
+    architecture, _, tag = name.partition(".")
+    if is_model(architecture) and not is_model_in_modules(architecture, ["my_resnet", "resnet"]):
+        raise ConfigError(
+            f"{architecture} is no ResNet. This fine-tunes the family (`resnet-hub list`) and timm's ResNets."
+        )
+    if not is_model(architecture):
+        raise ConfigError(
+            f"There is no model {architecture!r}; {nearest(architecture, list_models())} "
+            f"`resnet-hub list` shows the family; a folder or user/repo on the Hub can be named as well."
+        )
+    with_weights = list_pretrained(f"{architecture}.*")
+    if tag and name not in with_weights:
+        raise ConfigError(f"There are no weights {name!r}; {nearest(name, with_weights)}")
+    cfg = get_pretrained_cfg(name) if config.pretrained and with_weights else None
+    if cfg is not None and not (cfg.hf_hub_id or cfg.file):
+        raise ConfigError(
+            f"The weights of {name} are published as a pickle only, which is not read. Choose others: "
+            f"{', '.join(with_weights)}."
+        )
+    if config.pretrained and not with_weights:
+        raise ConfigError(
+            f"There are no pretrained weights for {architecture}. Train from scratch with --no-pretrained, "
+            f"or choose a model that has weights: `resnet-hub list --pretrained`."
+        )
+
+
+def build_model(config: FinetuneConfig, *, class_names: tuple[str, ...]) -> tuple[nn.Module, Origin]:
+    """The model with a new `fc`, drawn from the seed, and where its other weights came from.
+
+    The whole checkpoint is loaded strictly first and `fc` is replaced then: a data set that happens to have
+    as many classes as the checkpoint gets a new `fc` too, and a checkpoint that does not fit is noticed.
+    """
+    name = config.model_name_or_path
+    torch.manual_seed(config.seed)
+    if is_source(name):
+        model = load(name)
+        cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
+        # A folder by its full path: a relative one may look like somebody's repository.
+        source = str(Path(name).resolve()) if Path(name).is_dir() else name
+        origin = Origin(name=cfg["architecture"], base_model=source, base_license=cfg.get("license"))
+    else:
+        # timm's own models too: quick to fail, and the file is compared with the sum that the Hub declares.
+        file = ensure_pretrained_weights(name) if config.pretrained else None
+        overlay = None if file is None else {"file": str(file)}
+        model = timm.create_model(
+            name,
+            pretrained=config.pretrained,
+            pretrained_cfg_overlay=overlay,
+            drop_path_rate=config.drop_path_rate,
+        )
+        origin = _origin_of(model, pretrained=config.pretrained)
+    torch.manual_seed(config.seed)
+    model.reset_classifier(len(class_names))  # pyright: ignore[reportCallIssue]
+    return model, origin
+
+
+def describe_preprocessing(
+    model: nn.Module,
+    *,
+    image_size: int,
+    train_image_size: int,
+    crop_pct: float | None,
+    class_names: tuple[str, ...],
+) -> None:
+    """Write into the model's `pretrained_cfg` how it is trained and evaluated here; the export says it."""
+    cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
+    channels = cfg["input_size"][0]
+    if crop_pct is None and image_size == (cfg.get("test_input_size") or (None,))[-1]:
+        crop_pct = cfg.get("test_crop_pct")
+    cfg.update(
+        input_size=(channels, train_image_size, train_image_size),
+        test_input_size=(channels, image_size, image_size),
+        test_crop_pct=None,
+        num_classes=len(class_names),
+        label_names=list(class_names),
+        label_descriptions=None,
+    )
+    model.train_input_size = None  # pyright: ignore  that of the weights that training started from
+    if crop_pct is not None:
+        cfg["crop_pct"] = crop_pct
+
+
+@torch.inference_mode()
+def check_takes_images(
+    model: nn.Module, config: FinetuneConfig, *, num_channels: int, num_classes: int, fewest: int
+) -> None:
+    """Raise UserError if the model cannot compute images of the chosen sizes, or batches of the `fewest`."""
+    name, logits = config.model_name_or_path, torch.empty(0)
+    for flag in ("first_image_size", "train_image_size", "image_size"):
+        size = getattr(config, flag)
+        try:
+            with _noting_single_values(model) as single:
+                logits = model.eval()(torch.zeros(1, num_channels, size, size))
+        except RuntimeError as error:
+            raise UserError(
+                f"{name} cannot take images of {size}x{size} pixels ({error}). Choose another --{flag}."
+            ) from error
+        if single and flag != "image_size" and config.num_train_epochs and fewest < _FEWEST_OF_SINGLE_VALUES:
+            raise ConfigError(
+                f"Of images of {size}x{size} pixels {name} has a single value a channel at its end, and some "
+                f"batches would have one image, of which BatchNorm has no variance. Use a larger "
+                f"--per_device_train_batch_size or --{flag}, or fewer processes."
+            )
+    layer: Any = model.get_classifier()  # pyright: ignore[reportCallIssue]
+    if not isinstance(layer, nn.Linear):
+        raise UserError(
+            f"The classifier of {name} is a {type(layer).__name__}, and only a Linear layer is replaced and "
+            f"fitted here."
+        )
+    if logits.shape != (1, num_classes):
+        raise UserError(
+            f"{name} gives {tuple(logits.shape)} outputs, not one for each of {num_classes} classes; it is "
+            f"no classifier that can be fine-tuned."
+        )
+
+
+@contextmanager
+def _noting_single_values(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Inside, which BatchNorms are given one value a channel."""
+    single: list[nn.Module] = []
+
+    def note(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if inputs[0].shape[2:].numel() * len(inputs[0]) == 1:
+            single.append(norm)
+
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(note) for norm in norms]
+    try:
+        yield single
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def is_source(name: str) -> bool:
+    """Whether the name is a folder or a repository, and not a model of the registry."""
+    return "/" in name or (Path(name).is_dir() and not is_model(name.partition(".")[0]))
+
+
+def _origin_of(model: nn.Module, *, pretrained: bool) -> Origin:
+    cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
+    if not pretrained:
+        return Origin(name=cfg["architecture"], base_model=None, base_license=None)
+    tag = f".{cfg['tag']}" if cfg.get("tag") else ""
+    name, file = f"{cfg['architecture']}{tag}", cfg.get("file")
+    source = cfg.get("hf_hub_id") or cfg.get("url") or (name if is_packaged(file) else file)
+    return Origin(
+        name=name,
+        base_model=None if source is None else str(source),
+        base_license=cfg.get("license"),
+    )
+
+
+def width_of(model: nn.Module) -> int:
+    """Channels that the last 3x3 convolution gives: 512 in ResNet-18 and ResNet-50, 64 in my_resnet20."""
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return next(conv.out_channels for conv in reversed(convolutions) if conv.kernel_size == (3, 3))

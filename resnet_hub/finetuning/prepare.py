@@ -1,0 +1,328 @@
+"""Everything that can go wrong before training goes wrong here, before anything is written."""
+
+import logging
+import os
+import select
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets.config
+import psutil
+from accelerate.utils import gather_object
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from resnet_hub.downloads.access import asking, offline
+from resnet_hub.errors import ConfigError
+from resnet_hub.finetuning.batches.augment import fixed_views, parse_auto_augment
+from resnet_hub.finetuning.batches.cache_folder import check_cache_folder
+from resnet_hub.finetuning.batches.memory_cache import KeptViews
+from resnet_hub.finetuning.batches.sampler import EpochPlan
+from resnet_hub.finetuning.config.hyperrule import SMALL_IMAGE, complete
+from resnet_hub.finetuning.config.options import FinetuneConfig, with_options
+from resnet_hub.finetuning.data.image_facts import FactsMemory
+from resnet_hub.finetuning.data.inspection import Inspector
+from resnet_hub.finetuning.data.load import ImageData, load_data
+from resnet_hub.finetuning.data.split import Split
+from resnet_hub.finetuning.machine.display import Display
+from resnet_hub.finetuning.machine.machine import Machine, choose_num_workers, start_machine
+from resnet_hub.finetuning.machine.preemption import Preempted, PreemptionWatch
+from resnet_hub.finetuning.machine.ranks import Crew
+from resnet_hub.finetuning.network.build import (
+    build_model,
+    check_model_name,
+    check_takes_images,
+    describe_preprocessing,
+    width_of,
+)
+from resnet_hub.finetuning.network.freezing import check_freezing
+from resnet_hub.finetuning.network.teacher import load_teacher
+from resnet_hub.finetuning.run_folder.folder import RunFolder
+from resnet_hub.finetuning.run_folder.tracking import check_trackers
+from resnet_hub.finetuning.training.context import Run
+from resnet_hub.hub import may_be_public
+from resnet_hub.hub.saving import train_input_size
+from resnet_hub.images.preprocessing import Preprocessing
+
+logger = logging.getLogger(__name__)
+
+
+_COPIES_OF_FEATURES = 3  # as they came, on the device, and standardised
+
+
+def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
+    """Check the request, understand the data, build the model and decide what was left open.
+
+    Raises UserError, with nothing written, for whatever cannot be carried out.
+    """
+    folder = RunFolder(output_dir_of(config))
+    config = with_options(config, output_dir=folder.path)
+    folder.check_usable(config)
+    check_model_name(config)
+    check_trackers(config.report_to)
+    if config.auto_augment:
+        parse_auto_augment(config.auto_augment)
+    check_cache_folder(config.image_cache, flag="image_cache")
+    check_cache_folder(config.feature_cache, flag="feature_cache")
+    _check_publishing(config)
+    machine = start_machine(config)
+    display = Display(is_main=machine.is_main)
+    crew = _crew(machine, display, watch)
+    data = load_data(config, Inspector(crew=crew, memory=_images_seen()))
+    display.say(data.table())
+    if data.validation is None and config.early_stopping_epochs is not None:
+        raise ConfigError(
+            "--early_stopping_epochs needs a validation split, and this run has none. Give "
+            "--validation_fraction 0.15 or --validation_split, or leave the flag out."
+        )
+    if machine.agree_any(watch.requested):
+        raise Preempted
+    model, origin = build_model(config, class_names=data.class_names)
+    config = complete(
+        config,
+        num_train=len(data.train),
+        multi_label=data.multi_label,
+        model_image_size=Preprocessing.of_model(model).image_size[0],
+        model_train_size=train_input_size(model)[-1],
+        network_width=width_of(model),
+        world_size=machine.world_size,
+    )
+    data = data.in_order_of(config)
+    assert config.image_size is not None
+    assert config.train_image_size is not None
+    describe_preprocessing(
+        model,
+        image_size=config.image_size,
+        train_image_size=config.train_image_size,
+        crop_pct=config.crop_pct,
+        class_names=data.class_names,
+    )
+    check_freezing(config, model)
+    plan = _plan(config, machine, num_train=len(data.train))
+    preprocessing = Preprocessing.of_model(model)
+    run = Run(
+        config=config,
+        machine=machine,
+        folder=folder,
+        data=_keeping_views(data, config, preprocessing, world_size=machine.world_size),
+        model=model,
+        origin=origin,
+        preprocessing=preprocessing,
+        plan=plan,
+        num_workers=choose_num_workers(config, machine, preprocessing.image_size),
+        crew=crew,
+        display=display,
+        watch=watch,
+        teacher=load_teacher(
+            config,
+            class_names=data.class_names,
+            multi_label=data.multi_label,
+            ours=preprocessing,
+        ),
+    )
+    check_takes_images(
+        model,
+        config,
+        num_channels=preprocessing.num_channels,
+        num_classes=len(data.class_names),
+        fewest=plan.fewest_in_batch(machine.world_size, config.gradient_accumulation_steps)
+        * (machine.world_size if machine.sync_batchnorm else 1),
+    )
+    _check_features_fit(run)
+    folder.check_same_run(config, facts=run.facts())
+    display.say(_summary(run))
+    return run
+
+
+def _keeping_views(
+    data: ImageData, config: FinetuneConfig, preprocessing: Preprocessing, *, world_size: int
+) -> ImageData:
+    """The data with memory for what is decoded in the same way each time, validation images first.
+
+    A split that does not fit is not kept: most of it would be decoded each time all the same.
+    """
+    left = config.image_memory_gb * 1e9
+    wanted = {"validation": [preprocessing], "train": fixed_views(config, preprocessing)}
+    kept: dict[str, Split] = {}
+    for name, views in wanted.items():
+        split = getattr(data, name)
+        if not isinstance(split, Split) or not views:
+            continue
+        num_images = len(split) if name == "train" else -(-len(split) // world_size)
+        num_bytes = KeptViews.num_bytes(num_images, views)
+        if num_bytes <= left:
+            left -= num_bytes
+            kept[name] = replace(split, kept=KeptViews(split.rows, views))
+    return replace(data, **kept)
+
+
+def confirm_publishing(run: Run) -> None:
+    """On a terminal, ask before a run is begun that would make a public repository; every process calls this.
+
+    Raises ConfigError after a no, with nothing written.
+    """
+    repo_id = repo_id_of(run.config)
+    asks = run.machine.is_main and run.config.push_to_hub and not run.config.hub_private_repo
+    asks = asks and sys.stdin is not None and sys.stdin.isatty()
+    declined = asks and not may_be_public(repo_id, ask=lambda text: _typed(text, run.watch))
+    run.stop_if_asked()
+    if run.machine.agree_any(declined):
+        raise ConfigError(
+            f"{repo_id} is not to be made public, so nothing was begun. Only you can see it with "
+            f"--hub_private_repo; leave --push_to_hub out to publish nothing."
+        )
+
+
+def _typed(question: str, watch: PreemptionWatch) -> str:
+    """The line that a person types, or nothing once the run is asked to stop."""
+    print(question, end="", file=sys.stderr, flush=True)  # noqa: T201  stdout is for what the command returns
+    if os.name != "nt":  # Windows cannot wait for a terminal; there the signal is seen after the answer
+        while not select.select([sys.stdin], [], [], 0.1)[0]:
+            if watch.requested:
+                return ""
+    return sys.stdin.readline()
+
+
+def _crew(machine: Machine, display: Display, watch: PreemptionWatch) -> Crew:
+    def stop_if_asked() -> None:
+        if machine.agree_any(watch.requested):
+            raise Preempted
+
+    return Crew(
+        rank=machine.rank,
+        world_size=machine.world_size,
+        num_threads=machine.num_cores,
+        gather=gather_object,
+        stop_if_asked=stop_if_asked,
+        display=display,
+    )
+
+
+def _images_seen() -> FactsMemory:
+    """What was seen in images, kept beside what `datasets` keeps."""
+    return FactsMemory(Path(datasets.config.HF_DATASETS_CACHE) / "resnet_hub" / "images_seen")
+
+
+def output_dir_of(config: FinetuneConfig) -> Path:
+    """The folder of the run; if it was not named, one of the data set and the model."""
+    if config.output_dir is not None:
+        return config.output_dir
+    parts = (Path(config.dataset).name, Path(config.model_name_or_path).name)
+    return Path("runs") / "_".join(part.replace(":", "-") for part in parts)
+
+
+def _plan(config: FinetuneConfig, machine: Machine, *, num_train: int) -> EpochPlan:
+    assert config.images_per_step is not None
+    plan = EpochPlan(
+        num_images=num_train,
+        global_batch_size=config.images_per_step,
+        seed=config.seed,
+        copies=config.repeated_augmentation,
+    )
+    plan.check_parts(machine.world_size, config.gradient_accumulation_steps)
+    return plan
+
+
+def _check_publishing(config: FinetuneConfig) -> None:
+    if not config.push_to_hub:
+        if config.hub_model_id or config.hub_private_repo:
+            raise ConfigError("--hub_model_id and --hub_private_repo do something only with --push_to_hub.")
+        return
+    if offline():
+        raise ConfigError("--push_to_hub needs the Hub; HF_HUB_OFFLINE is set. Unset it, or publish later.")
+    if get_token() is None:
+        raise ConfigError("--push_to_hub needs a token: type `hf auth login` first, or set HF_TOKEN.")
+    repo_id = repo_id_of(config)
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ConfigError(
+            f"{repo_id!r} cannot be a repository's name ({error}); use --hub_model_id."
+        ) from error
+    asking(HfApi().whoami, repo_id=repo_id)
+
+
+def repo_id_of(config: FinetuneConfig) -> str:
+    """The repository that the run is published to; without an owner it is the token's."""
+    return config.hub_model_id or output_dir_of(config).name
+
+
+def _check_features_fit(run: Run) -> None:
+    """Raise ConfigError if the features that fc is fitted to would not fit into this machine's memory."""
+    if not run.config.fit_fc_first or run.config.streaming:  # of a stream a sample is fitted
+        return
+    model: Any = run.model
+    values = run.config.feature_views * len(run.data.train) * model.head_hidden_size
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # each has all of them
+    needed, there = 4 * values * _COPIES_OF_FEATURES * processes, psutil.virtual_memory().available
+    if needed > there:
+        raise ConfigError(
+            f"Fitting fc to the features of {len(run.data.train):,} images takes {needed / 1e9:.3g} GB of "
+            f"memory, and {there / 1e9:.3g} GB are free. Train without it (--fit_fc_first False), on a part "
+            f"(--train_split 'train[:20%]'), or with --streaming, which fits fc to a sample."
+        )
+
+
+def _summary(run: Run) -> str:
+    config = run.config
+    parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    start = f"from {run.origin.base_model or run.origin.name}" if config.pretrained else "from scratch"
+    size = "px, small-image augmentation" if run.preprocessing.image_size[0] <= SMALL_IMAGE else "px"
+    fitted = "fc fitted first, " if config.fit_fc_first else ""
+    return "\n".join(
+        (
+            f"machine   {run.machine.describe()}, {run.num_workers} loader processes",
+            f"model     {run.origin.name}, {parameters / 1e6:.2f} M parameters, {start}, new fc for "
+            f"{len(run.data.class_names)} classes, {config.image_size} {size}",
+            f"training  {fitted}{config.num_train_epochs} epochs, {run.total_steps} steps of "
+            f"{run.plan.global_batch_size} images, peak rate {config.learning_rate:.2g}, "
+            f"{config.warmup_steps} warm-up steps, weight decay {config.weight_decay}, "
+            f"label smoothing {config.label_smoothing}, augmentation {config.augmentation}"
+            + "".join(f", {extra}" for extra in _unusual_options(config)),
+            f"folder    {run.folder.path}",
+        )
+    )
+
+
+def _unusual_options(config: FinetuneConfig) -> list[str]:
+    """What of the training is not as usual, in a few words each."""
+    words = {
+        f"{config.per_device_train_batch_size} at a time": (
+            config.per_device_train_batch_size != config.images_per_step
+        ),
+        f"at most {config.max_minutes} minutes": config.max_minutes,
+        f"stops after {config.early_stopping_epochs} epochs without a better one": (
+            config.early_stopping_epochs
+        ),
+        f"best by {config.metric_for_best_model}": config.metric_for_best_model != "accuracy",
+        f"{config.feature_views} views to fit fc": config.feature_views > 1,
+        f"layer decay {config.layer_decay}": config.layer_decay != 1,
+        f"gradient clipped to {config.max_grad_norm}": config.max_grad_norm,
+        f"weights averaged with decay {config.ema_decay:.4g}": config.ema_decay,
+        f"weights averaged over the last {config.average_last_epochs} epochs": config.average_last_epochs,
+        f"BatchNorm from {config.reestimate_batchnorm} images": config.reestimate_batchnorm,
+        f"images of {config.train_image_size} px": config.train_image_size != config.image_size,
+        f"images from {config.first_image_size} px on": config.first_image_size != config.train_image_size,
+        f"{config.loss.replace('_', ' ')}": config.loss != "cross_entropy",
+        f"{config.optimizer}": config.optimizer != "adamw",
+        f"{config.auto_augment}": config.auto_augment,
+        f"color jitter {config.color_jitter}": config.color_jitter,
+        f"{config.repeated_augmentation} copies of an image in a step": config.repeated_augmentation > 1,
+        f"drop path {config.drop_path_rate}": config.drop_path_rate,
+        f"class weights {config.class_weights}": config.class_weights != "none",
+        f"mirrored with probability {config.horizontal_flip}": (
+            config.horizontal_flip != 0.5 and config.augmentation != "none"
+        ),
+        f"erasing {config.random_erasing}": config.random_erasing,
+        f"mixup {config.mixup}": config.mixup,
+        f"CutMix {config.cutmix}": config.cutmix,
+        "gradient checkpointing": config.gradient_checkpointing,
+        "compiled": config.torch_compile,
+        f"{config.frozen_stages} stages frozen": config.frozen_stages,
+        f"one more stage learns every {config.gradual_unfreezing} epochs": config.gradual_unfreezing,
+        f"teacher {config.teacher_model} with weight {config.distillation_weight}": config.teacher_model,
+    }
+    return [text for text, is_on in words.items() if is_on]

@@ -1,0 +1,1 @@
+"""What was measured, as numbers, figures and a page."""

@@ -1,0 +1,112 @@
+"""From logits and labels to the numbers of a report, by scikit-learn."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import (
+    average_precision_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+)
+from torch import Tensor
+
+from resnet_hub.finetuning.config.options import Metric
+from resnet_hub.finetuning.report.reliability import expected_calibration_error, reliability_bins
+from resnet_hub.results import ClassScore, Score, wilson_interval
+
+_ABSENT: Any = 0.0  # precision of a class that is never predicted, recall of one that never occurs
+
+
+def score_predictions(logits: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> Score:
+    """Score of one split.
+
+    Args:
+        logits: (images, classes), float32.
+        labels: (images,) class numbers; or (images, classes) of zeros and ones for a multi-label data set.
+        class_names: A name for each class.
+    """
+    if labels.ndim == 2:
+        return _score_multi_label(logits, labels, class_names)
+    predicted = logits.argmax(dim=1)
+    in_top5 = (logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]).any(dim=1)
+    correct, total = int((predicted == labels).sum()), len(labels)
+    # Classes that neither occur nor are predicted have no F1; the mean is over the others.
+    present = np.union1d(labels.numpy(), predicted.numpy())
+    macro_f1 = f1_score(labels, predicted, labels=present, average="macro", zero_division=_ABSENT)
+    return Score(
+        accuracy=correct / total,
+        accuracy_interval_95=wilson_interval(correct, total),
+        top5_accuracy=int(in_top5.sum()) / total,
+        macro_f1=float(macro_f1),
+        loss=float(F.cross_entropy(logits.double(), labels)),
+        num_images=total,
+        expected_calibration_error=_calibration_error(logits, predicted == labels),
+        per_class=_class_scores(labels.numpy(), predicted.numpy(), class_names, range(len(class_names))),
+    )
+
+
+def value_of(score: Score, metric: Metric) -> float:
+    """The metric, such that higher is better."""
+    return -score.loss if metric == "loss" else getattr(score, metric)
+
+
+def confusion(logits: Tensor, labels: Tensor) -> np.ndarray:
+    """Counts (classes, classes): rows are the true classes, columns the predicted ones."""
+    return count_confusions(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
+
+
+def count_confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """The same from the numbers of the predicted classes."""
+    return confusion_matrix(labels, predicted, labels=range(num_classes))
+
+
+def probabilities(logits: Tensor, *, multi_label: bool) -> Tensor:
+    """Probabilities (images, classes): softmax over the classes, or a sigmoid for each (multi-label)."""
+    return torch.sigmoid(logits) if multi_label else torch.softmax(logits, dim=1)
+
+
+def _score_multi_label(logits: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> Score:
+    predicted = logits > 0
+    truth = labels > 0.5
+    exact, total = int((predicted == truth).all(dim=1).sum()), len(labels)
+    top = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    occurring = truth.any(dim=0).numpy()
+    present = np.flatnonzero(occurring | predicted.any(dim=0).numpy())  # as above
+    macro_f1 = f1_score(
+        truth, predicted, labels=present if len(present) else None, average="macro", zero_division=_ABSENT
+    )
+    if not torch.isfinite(logits).all():
+        mean_precision = math.nan
+    elif not occurring.any():
+        mean_precision = 0.0
+    else:
+        mean_precision = average_precision_score(truth.numpy()[:, occurring], logits.numpy()[:, occurring])
+    return Score(
+        accuracy=exact / total,
+        accuracy_interval_95=wilson_interval(exact, total),
+        top5_accuracy=float(truth.gather(1, top).any(dim=1).double().mean()),
+        macro_f1=float(macro_f1),
+        loss=float(F.binary_cross_entropy_with_logits(logits.double(), labels.double())),
+        num_images=total,
+        mean_average_precision=float(mean_precision),
+        per_class=_class_scores(truth.numpy(), predicted.numpy(), class_names, None),
+    )
+
+
+def _calibration_error(logits: Tensor, is_right: Tensor) -> float:
+    confidence = torch.softmax(logits.double(), dim=1).amax(dim=1)
+    return expected_calibration_error(reliability_bins(confidence.numpy(), is_right.numpy()))
+
+
+def _class_scores(
+    truth: np.ndarray, predicted: np.ndarray, class_names: tuple[str, ...], numbers: range | None
+) -> tuple[ClassScore, ...]:
+    columns: Any = precision_recall_fscore_support(truth, predicted, labels=numbers, zero_division=_ABSENT)
+    return tuple(
+        ClassScore(name=name, precision=float(p), recall=float(r), f1=float(f), num_images=int(n))
+        for name, p, r, f, n in zip(class_names, *columns, strict=True)
+    )

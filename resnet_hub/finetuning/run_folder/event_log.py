@@ -1,0 +1,72 @@
+"""The log of a run, `metrics.jsonl`: an event a line, and what a full disk does not take waits in memory."""
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from resnet_hub.finetuning.machine.full_disk import fsync
+
+logger = logging.getLogger(__name__)
+
+ENVELOPE = ("event", "step", "epoch", "time")
+"""What each line of the log has besides the numbers of its event."""
+
+
+class EventLog:
+    """Appends events to a file; the only writer of it.
+
+    A disk that is full for a while costs a run no event: they are written, in their order, as soon as there
+    is room, and a checkpoint is written only after all events before it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting = b""
+        self._has_warned = False
+
+    def add(self, event: str, *, step: int, epoch: float, **values: Any) -> None:
+        """Append an event; on a disk that does not take it, say so once and go on."""
+        envelope = (event, step, round(epoch, 4), round(time.time(), 3))
+        record = dict(zip(ENVELOPE, envelope, strict=True)) | values
+        self._waiting += (json.dumps(record, ensure_ascii=False) + "\n").encode()
+        try:
+            self.flush()
+        except OSError as error:
+            if not self._has_warned:
+                logger.warning("%s cannot be written (%s); its events wait in memory.", self._path, error)
+            self._has_warned = True
+
+    def flush(self) -> None:
+        """Write what is waiting, all of it or nothing; raises OSError if the disk does not take it."""
+        if not self._waiting:
+            return
+        size = self._size()
+        try:
+            with self._path.open("ab") as file:
+                file.write(self._waiting)
+        except OSError:
+            if self._size() > size:  # a part of it, which would be there twice
+                os.truncate(self._path, size)
+            raise
+        self._waiting, self._has_warned = b"", False
+
+    def size(self) -> int:
+        """Length in bytes, kept in every checkpoint; all is on the disk. Raises OSError like `flush`."""
+        self.flush()
+        if self._path.exists():
+            fsync(self._path)
+        return self._size()
+
+    def rewind(self, size: int) -> int:
+        """Forget the events after a checkpoint, which the resumed run writes again; how many they were."""
+        if self._size() <= size:
+            return 0
+        dropped = self._path.read_bytes()[size:].count(b"\n")
+        os.truncate(self._path, size)
+        return dropped
+
+    def _size(self) -> int:
+        return self._path.stat().st_size if self._path.exists() else 0

@@ -1,0 +1,359 @@
+"""A run's folder: what is in it, whether a run may use it, and the log of events."""
+
+import errno
+import json
+import logging
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from resnet_hub.errors import ConfigError
+from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.yaml_file import load_config, plain_values, save_config
+from resnet_hub.finetuning.machine.full_disk import fsync
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+logger = logging.getLogger(__name__)
+
+# A resumed run may differ in these: they change neither the samples nor the steps. The batch size per
+# process is compared as images per step, so that a run can go on with another number of processes.
+_FREE_TO_CHANGE = frozenset(
+    {
+        "checkpoint_minutes",
+        "dataloader_num_workers",
+        "feature_cache",
+        "feature_cache_gb",
+        "ddp_timeout",
+        "gradient_accumulation_steps",
+        "gradient_checkpointing",
+        "hub_model_id",
+        "hub_private_repo",
+        "image_cache",
+        "image_cache_gb",
+        "image_memory_gb",
+        "output_dir",
+        "per_device_eval_batch_size",
+        "per_device_train_batch_size",
+        "push_to_hub",
+        "report_to",
+        "resume",
+        "sync_batchnorm",
+        "torch_compile",
+    }
+)
+
+BATCHES = ("per_device_train_batch_size", "gradient_accumulation_steps")
+"""Options that decide which images BatchNorm sees together."""
+
+_TOLD = (*BATCHES, "torch_compile")
+
+RATE_RECORD, RATE_PICTURE = "learning_rate.json", "learning_rate.png"
+
+_LOCK = ".lock"
+# What a search of the rate may have left, or a run that was killed before it wrote its configuration.
+_STARTING_FILES = frozenset(
+    {"environment.json", "environment.tmp", "bad_images.jsonl", "bad_images.tmp", "config.tmp", "plots"}
+    | {_LOCK, RATE_RECORD, RATE_PICTURE}
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run's files, and the only place that writes its records."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine and command."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per event."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The record of what was measured; its presence says that the run is finished."""
+        return self.path / "report.json"
+
+    @property
+    def published(self) -> Path:
+        """Where the run was published, if it was."""
+        return self.path / "published.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def bad_images(self) -> Path:
+        """The images that were left out, one JSON object each; absent if there are none."""
+        return self.path / "bad_images.jsonl"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the pictures."""
+        return self.path / "plots"
+
+    @property
+    def examples(self) -> Path:
+        """Folder of the pictures of mistakes and of hard examples, `<split>-<row>.webp`."""
+        return self.plots / "examples"
+
+    @property
+    def page(self) -> Path:
+        """The report for a person, one file that can be sent as it is."""
+        return self.path / "report.html"
+
+    @property
+    def predictions(self) -> Path:
+        """Table of predictions on the validation and test images."""
+        return self.path / "predictions.parquet"
+
+    @property
+    def rate_record(self) -> Path:
+        """What a search of the learning rate found, before the run."""
+        return self.path / RATE_RECORD
+
+    @property
+    def rate_picture(self) -> Path:
+        """The loss over the rate in that search."""
+        return self.path / RATE_PICTURE
+
+    @property
+    def export(self) -> Path:
+        """Folder of the exported model."""
+        return self.path / "export"
+
+    def check_usable(self, config: FinetuneConfig) -> None:
+        """Raise ConfigError if a run may not use this folder; writes nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"--output_dir {self.path} is a file; name a folder.")
+        if self.report.exists():
+            raise ConfigError(
+                f"--output_dir {self.path} holds a finished run. Its report is {self.report}, its model "
+                f"{self.export}. For a new run name another --output_dir."
+            )
+        is_unfinished = self.config.exists()
+        if is_unfinished and config.resume == "never":
+            raise ConfigError(
+                f"--output_dir {self.path} holds an unfinished run, which --resume never leaves alone. "
+                f"Name another --output_dir, or leave --resume out to go on."
+            )
+        if not is_unfinished and config.resume == "must":
+            raise ConfigError(f"--resume must: there is no unfinished run in --output_dir {self.path}.")
+        if config.resume == "must" and not any(self.checkpoints.glob("step-*")):
+            raise ConfigError(
+                f"--resume must: there is no checkpoint in {self.checkpoints} to go on from. Leave --resume "
+                f"out to begin this run anew."
+            )
+        foreign = self.path.exists() and {path.name for path in self.path.iterdir()} - _STARTING_FILES
+        if not is_unfinished and foreign:
+            raise ConfigError(
+                f"--output_dir {self.path} is not empty and holds no run of ours. Name a new folder; "
+                f"nothing in it was touched."
+            )
+        parent = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not os.access(parent, os.W_OK):
+            raise ConfigError(f"--output_dir {self.path}: {parent} cannot be written to.")
+
+    def check_free_for_search(self) -> None:
+        """Raise ConfigError if a search of the learning rate would write over something or come too late."""
+        if self.config.exists():
+            raise ConfigError(
+                f"--find_learning_rate: --output_dir {self.path} holds a run that has its rate already. Name "
+                f"another --output_dir."
+            )
+        if self.rate_record.exists():
+            raise ConfigError(
+                f"--find_learning_rate: {self.rate_record} is there from an earlier search. Remove it, or "
+                f"name another --output_dir."
+            )
+
+    def awaits_publishing(self, config: FinetuneConfig) -> bool:
+        """Whether the folder holds a finished run of this configuration, all of it but its publication.
+
+        Options that were left open count as the same. Processes besides the main one do not publish, so for
+        them it does not matter whether that one has done it by now.
+        """
+        if not (config.push_to_hub and self.report.exists() and self.config.exists()):
+            return False
+        if self.published.exists() and os.environ.get("RANK", "0") == "0":
+            return False
+        before = plain_values(FinetuneConfig(**load_config(self.config)))
+        typed = {name: value for name, value in plain_values(config).items() if value is not None}
+        return all(before[name] == value for name, value in typed.items() if name not in _FREE_TO_CHANGE)
+
+    def note_publication(self, record: Mapping[str, Any]) -> None:
+        """Write down where the run was published."""
+        _write_whole(self.published, json.dumps(record, indent=2) + "\n")
+
+    def check_same_run(self, config: FinetuneConfig, *, facts: Mapping[str, Any]) -> None:
+        """Raise ConfigError, with the differences, if the folder holds an unfinished run of another kind.
+
+        `facts` are what a run rests on besides its configuration: fingerprint of the data, class names,
+        images per step.
+        """
+        if not self.config.exists():
+            return
+        before = plain_values(FinetuneConfig(**load_config(self.config)))
+        now = plain_values(config)
+        pairs = {name: (before[name], now[name]) for name in now if name not in _FREE_TO_CHANGE}
+        old_facts = json.loads(self.environment.read_text(encoding="utf-8"))["facts"]
+        pairs |= {name: (old_facts.get(name), value) for name, value in facts.items()}
+        differences = [f"{name} was {old!r}, is {new!r}" for name, (old, new) in pairs.items() if old != new]
+        if differences:
+            raise ConfigError(
+                f"--output_dir {self.path} holds an unfinished run that is not this one: "
+                f"{'; '.join(differences)}. Type the same command to go on with it "
+                f"(--config {self.config}), or name another --output_dir."
+            )
+
+    def begin(
+        self,
+        config: FinetuneConfig,
+        *,
+        facts: Mapping[str, Any],
+        machine: Mapping[str, Any],
+        bad_images: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Write configuration, environment and left-out images, unless an unfinished run has them already.
+
+        Raises ConfigError if another process has used the folder since it was checked.
+        """
+        self.check_usable(config)
+        self.check_same_run(config, facts=facts)
+        if self.config.exists():
+            return
+        self.plots.mkdir(parents=True, exist_ok=True)
+        record = {"facts": facts, "machine": machine} | describe_environment()
+        _write_whole(self.environment, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        self.write_bad_images(bad_images)
+        temporary = self.config.with_suffix(".tmp")
+        save_config(config, temporary)
+        _put_in_place(temporary, self.config)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep other processes from running into this folder, which is made if it is not there.
+
+        The lock belongs to this process, not to those that it starts, and ends with it however it ends.
+        Raises ConfigError if another process has it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / _LOCK).open("w") as file:
+            if not _lock(file):
+                raise ConfigError(
+                    f"--output_dir {self.path} is in use: another process is fine-tuning into it. Wait for "
+                    f"it, stop it (on SIGTERM it saves and ends), or name another --output_dir."
+                )
+            yield
+            (self.path / _LOCK).unlink(missing_ok=True)
+
+    def changes_since_begin(
+        self, config: FinetuneConfig, machine: Mapping[str, Any]
+    ) -> dict[str, tuple[Any, Any]]:
+        """Before and now of what is not as when the run began: machine, packages, batches, compiling."""
+        begun = json.loads(self.environment.read_text(encoding="utf-8"))
+        options_begun = plain_values(FinetuneConfig(**load_config(self.config)))
+        before = begun["machine"] | begun["versions"] | {name: options_begun[name] for name in _TOLD}
+        options = plain_values(config)
+        now = dict(machine) | _versions() | {name: options[name] for name in _TOLD}
+        return {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
+
+    def write_bad_images(self, images: Sequence[Mapping[str, Any]]) -> None:
+        """Write the list of images that were left out; an empty one is no file."""
+        if images:
+            _write_whole(self.bad_images, "".join(map(_as_line, images)))
+        else:
+            self.bad_images.unlink(missing_ok=True)
+
+    def add_bad_images(self, images: Sequence[Mapping[str, Any]]) -> None:
+        """Append to the list of images that were left out."""
+        with self.bad_images.open("a", encoding="utf-8") as file:
+            file.writelines(map(_as_line, images))
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events so far."""
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, system, git commit and command, with no name of a person or host, and no token."""
+    is_checkout = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {
+        "versions": _versions(),
+        "system": platform.platform(),
+        "git_commit": _git("rev-parse", "HEAD") if is_checkout else None,
+        "git_dirty": bool(_git("status", "--porcelain")) if is_checkout else None,
+        "command": re.sub(r"hf_[A-Za-z0-9]{20,}", "hf_***", command),
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("resnet_hub", "torch", "torchvision", "timm", "accelerate", "datasets", "huggingface_hub")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says in the folder of this package; None where it says nothing or there is no git."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _as_line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    _put_in_place(temporary, path)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Give a file its name, such that after a loss of power it is there whole or not at all."""
+    fsync(temporary)
+    temporary.replace(path)
+    fsync(path.parent)
+
+
+def _lock(file: IO[str]) -> bool:
+    """Whether this process has the file's lock now; also where a disk has no locks."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        logger.warning("%s cannot be locked (%s): do not start two runs into it.", file.name, error)
+    return True

@@ -1,0 +1,266 @@
+"""Scoring a trained model on a split, as it is scored at the end of training."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from resnet_hub.errors import ConfigError, DataError
+from resnet_hub.finetuning.batches.augment import EvaluationTransform
+from resnet_hub.finetuning.batches.loader import ViewBatches
+from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.yaml_file import load_config
+from resnet_hub.finetuning.data.load import load_data, load_split
+from resnet_hub.finetuning.data.split import Split
+from resnet_hub.finetuning.engine.forward import compute_split
+from resnet_hub.finetuning.machine.machine import Machine, choose_num_workers, start_machine
+from resnet_hub.finetuning.network.class_matching import match_classes
+from resnet_hub.finetuning.report.metrics import probabilities, score_predictions
+from resnet_hub.finetuning.report.page import Page, render_page
+from resnet_hub.finetuning.report.predictions import Predictions, write_predictions
+from resnet_hub.finetuning.run_folder.folder import describe_environment
+from resnet_hub.images.preprocessing import Preprocessing
+from resnet_hub.prediction.classify import class_names_of
+from resnet_hub.prediction.open_model import open_model
+from resnet_hub.results import Score, SplitRecord
+
+Augmentation = Literal["none", "flip"]
+SCORES, PREDICTIONS = "scores.json", "predictions.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationRequest:
+    """Which model to score on what."""
+
+    model: str
+    """A run's folder, a model folder, a Hub repository, or a name with weights."""
+    data: FinetuneConfig | None = None
+    """Where the images come from; None for the data set that the run was made with."""
+    split: str | None = None
+    """Split, slice or sum of splits; found by name if None. Of a run's own: validation or test, else both."""
+    image_size: int | None = None
+    """Height and width in pixels; those that the model was evaluated with if None."""
+    crop_fraction: float | None = None
+    """Share of the resized short side that the centre crop keeps; the model's if None."""
+    test_time_augmentation: Augmentation = "none"
+    """flip: the mean of the logits of an image and its mirror image."""
+    batch_size: int = 64
+    num_workers: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationResult:
+    """What `scores.json` holds."""
+
+    model: str
+    dataset: str
+    dataset_revision: str | None
+    num_classes: int
+    class_names: tuple[str, ...]
+    multi_label: bool
+    image_size: int
+    crop_fraction: float
+    test_time_augmentation: Augmentation
+    splits: dict[str, str]
+    """Name of each split -> how it came about."""
+    scores: dict[str, Score]
+    environment: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON that a person can read too."""
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    name: str
+    revision: str | None
+    class_names: tuple[str, ...]
+    multi_label: bool
+    splits: dict[str, Split]
+
+
+def validate(request: ValidationRequest) -> tuple[ValidationResult, list[Predictions]]:
+    """The scores of the model on each split, and what it said of every image.
+
+    The network computes in float32 on the best device; every process of a launch gets the same result.
+    """
+    model = open_model(request.model)
+    class_names = tuple(class_names_of(model))
+    preprocessing = _preprocessing(request, model)
+    data = _load_run_data(request) if request.data is None else _load_named_data(request, request.data)
+    is_multi_label = bool(getattr(model, "multi_label", False))
+    if data.multi_label != is_multi_label:
+        kinds = {True: "any number of labels", False: "a single label"}
+        raise DataError(
+            f"The images of {data.name} have {kinds[data.multi_label]} each, and the model gives "
+            f"{kinds[is_multi_label]}."
+        )
+    places = match_classes(data.class_names, class_names)
+    machine = _start_machine()
+    model = model.to(machine.accelerator.device, memory_format=machine.memory_format)  # pyright: ignore
+    scores, predictions = {}, []
+    for name, split in data.splits.items():
+        labels = _model_labels(split.labels, places, len(class_names))
+        logits = _compute(request, model, split, preprocessing, machine=machine)
+        scores[name] = score_predictions(logits, torch.as_tensor(labels), class_names)
+        shares = probabilities(logits, multi_label=is_multi_label).numpy()
+        predictions.append(Predictions(split=name, rows=split.rows, labels=labels, probabilities=shares))
+    result = ValidationResult(
+        model=request.model,
+        dataset=data.name,
+        dataset_revision=data.revision,
+        num_classes=len(class_names),
+        class_names=class_names,
+        multi_label=is_multi_label,
+        image_size=preprocessing.image_size[0],
+        crop_fraction=preprocessing.crop_fraction,
+        test_time_augmentation=request.test_time_augmentation,
+        splits={name: split.how for name, split in data.splits.items()},
+        scores=scores,
+        environment={"machine": machine.record() | {"precision": "no"}} | describe_environment(),
+    )
+    return result, predictions
+
+
+def save_result(folder: Path, result: ValidationResult, predictions: list[Predictions]) -> None:
+    """Write scores, predictions and their page into a folder that `check_new_folder` found new."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_predictions(predictions, result.class_names, folder / PREDICTIONS)
+    result.save(folder / SCORES)
+    page = render_page(page_of_validation(result, predictions))
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def page_of_validation(result: ValidationResult, predictions: list[Predictions]) -> Page:
+    """The page of a model that was scored and not trained: no curves, and images by their rows alone."""
+    return Page(
+        model=result.model,
+        dataset=result.dataset,
+        dataset_revision=result.dataset_revision,
+        class_names=result.class_names,
+        multi_label=result.multi_label,
+        scores=result.scores,
+        splits={
+            name: SplitRecord(num_images=score.num_images, how=result.splits[name])
+            for name, score in result.scores.items()
+        },
+        environment=result.environment,
+        commands={"What was typed": result.environment["command"]},
+        predictions=predictions[-1],
+    )
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise ConfigError for a folder that holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--output_dir {folder} is there already and not empty. Name a new folder.")
+
+
+def _start_machine() -> Machine:
+    """The machine, at the precision that a run before in this process has set; it is not used here."""
+    already = AcceleratorState._shared_state.get("_mixed_precision")
+    return start_machine(FinetuneConfig(mixed_precision=already or "no"))
+
+
+def _preprocessing(request: ValidationRequest, model: nn.Module) -> Preprocessing:
+    preprocessing = Preprocessing.of_model(model, request.image_size)
+    if request.crop_fraction is None:
+        return preprocessing
+    return replace(preprocessing, crop_fraction=request.crop_fraction)
+
+
+def _load_run_data(request: ValidationRequest) -> _Data:
+    """The splits that a run was measured on, as its `config.yaml` makes them again."""
+    folder = Path(request.model)
+    if not (folder / "config.yaml").is_file():
+        raise DataError(
+            f"Say what to score {request.model} on: --dataset_name NAME. Only a run's folder remembers its "
+            "data."
+        )
+    data = load_data(FinetuneConfig(**load_config(folder / "config.yaml")))
+    facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["facts"]
+    if facts["data_fingerprint"] != data.fingerprint:
+        raise DataError(
+            f"The data set {data.name} is no longer the one that {folder} was trained and measured on. To "
+            "score the model on it as it is now, name it: --dataset_name and --split."
+        )
+    splits = data.evaluated
+    if request.split is not None:
+        if request.split not in splits:
+            raise DataError(f"The run has no split {request.split!r} but {', '.join(splits) or 'none'}.")
+        splits = {request.split: splits[request.split]}
+    if not splits:
+        raise DataError(
+            f"{folder} has neither a validation nor a test split. Name one: --dataset_name, --split."
+        )
+    return _Data(
+        name=data.name,
+        revision=data.revision,
+        class_names=data.class_names,
+        multi_label=data.multi_label,
+        splits=splits,
+    )
+
+
+def _load_named_data(request: ValidationRequest, config: FinetuneConfig) -> _Data:
+    loaded = load_split(config, request.split)
+    return _Data(
+        name=loaded.source.name,
+        revision=loaded.source.revision,
+        class_names=loaded.labels.class_names,
+        multi_label=loaded.labels.multi_label,
+        splits={loaded.split.name: loaded.split},
+    )
+
+
+def _model_labels(labels: NDArray[Any], places: NDArray[np.int64], num_classes: int) -> NDArray[Any]:
+    """The labels with the model's class numbers instead of the data set's."""
+    if labels.ndim == 1:
+        return places[labels]
+    moved = np.zeros((len(labels), num_classes), dtype=labels.dtype)
+    moved[:, places] = labels
+    return moved
+
+
+def _compute(
+    request: ValidationRequest,
+    model: nn.Module,
+    split: Split,
+    preprocessing: Preprocessing,
+    *,
+    machine: Machine,
+) -> Tensor:
+    """Logits (images, classes) of a split in its order."""
+    config = FinetuneConfig(dataloader_num_workers=request.num_workers)
+    batches = ViewBatches(
+        split,
+        EvaluationTransform(preprocessing),
+        batch_size=request.batch_size,
+        rank=machine.rank,
+        world_size=machine.world_size,
+        num_workers=choose_num_workers(config, machine, preprocessing.image_size),
+        pin_memory=machine.accelerator.device.type == "cuda",
+    )
+    return compute_split(
+        _with_mirror(model) if request.test_time_augmentation == "flip" else model,
+        batches,
+        num_outputs=len(class_names_of(model)),
+        num_images=len(split),
+        batch_size=request.batch_size,
+        preprocessing=preprocessing,
+        machine=machine,
+        between_batches=lambda: None,
+        full_precision=True,
+    )
+
+
+def _with_mirror(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda images: (model(images) + model(images.flip(-1))) / 2

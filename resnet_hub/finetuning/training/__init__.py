@@ -1,0 +1,1 @@
+"""Training from the first batch to the last epoch."""

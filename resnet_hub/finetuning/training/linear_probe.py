@@ -1,0 +1,130 @@
+"""The new `fc` fitted on features of the frozen network: logistic regression by L-BFGS.
+
+A network whose `fc` starts from random values spends its first steps unlearning what its backbone knew
+(Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features", arXiv:2202.10054). Every image is computed
+once, and what is left is a convex problem.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnet_hub.finetuning.engine.float32 import full_float32
+
+PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+"""Weights of the squared norm beside the mean loss, strongest first: each starts from the one before."""
+MAX_ITERATIONS = 300
+_TOLERANCE, _TOLERANCE_TO_COMPARE = 1e-6, 1e-4  # of the gradient; scikit-learn's is 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearClassifier:
+    """Weights (classes, features) and biases (classes,), and the penalty that they were fitted with."""
+
+    weight: Tensor
+    bias: Tensor
+    penalty: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Features (images, features) and labels, (images,) or (images, classes)."""
+
+    features: Tensor
+    labels: Tensor
+    class_weights: Tensor | None = None
+    """(classes,): see `losses.class_weights`."""
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Mean cross-entropy; for several labels an image the mean of the binary ones."""
+        if self.labels.ndim > 1:
+            return F.binary_cross_entropy_with_logits(logits, self.labels, pos_weight=self.class_weights)
+        return F.cross_entropy(logits, self.labels, weight=self.class_weights)
+
+
+def fit_linear_classifier(
+    train: Examples,
+    validation: Examples | None,
+    *,
+    num_classes: int,
+    between_penalties: Callable[[], None] = lambda: None,
+    agree_any: Callable[[bool], bool] = bool,
+) -> LinearClassifier:
+    """The classifier of lowest validation loss over the penalties; of a penalty of 1e-3 without validation.
+
+    Penalties are tried from the strongest on, until one is worse than the one before, and only the best is
+    solved to the end: weak penalties need the most iterations, and most of them when they fit too closely.
+    Features are standardised for the fit, so that one penalty suits them all, and the result is for them as
+    they came. Works on the device of the features.
+
+    Where several processes do this, `agree_any` says whether any of them would end the search: their devices
+    may round differently, and all have to try the same penalties.
+    """
+    mean = train.features.mean(dim=0)
+    scale = train.features.std(dim=0, correction=0).clamp(min=1e-6)
+    standard = replace(train, features=(train.features - mean) / scale)
+    weight = train.features.new_zeros(num_classes, train.features.shape[1])
+    bias = train.features.new_zeros(num_classes)
+
+    def as_they_came(penalty: float) -> LinearClassifier:
+        return LinearClassifier(weight=weight / scale, bias=bias - (weight / scale) @ mean, penalty=penalty)
+
+    best = 1e-3, weight, bias
+    lowest = float("inf")
+    for penalty in PENALTIES:
+        if validation is None:
+            break
+        between_penalties()
+        weight, bias = minimise(standard, weight, bias, penalty=penalty, tolerance=_TOLERANCE_TO_COMPARE)
+        loss = _validation_loss(as_they_came(penalty), validation)
+        if agree_any(loss >= lowest):
+            break
+        best, lowest = (penalty, weight, bias), loss
+    between_penalties()
+    penalty, weight, bias = best
+    weight, bias = minimise(standard, weight, bias, penalty=penalty)
+    return as_they_came(penalty)
+
+
+def minimise(
+    examples: Examples, weight: Tensor, bias: Tensor, *, penalty: float, tolerance: float = _TOLERANCE
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias that minimise mean loss + penalty / 2 * |weight|^2, starting from the given ones.
+
+    Full-batch L-BFGS with a strong Wolfe line search (Nocedal and Wright 2006, algorithms 3.5 and 7.5).
+    """
+    weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
+    solver = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=MAX_ITERATIONS,
+        history_size=20,
+        tolerance_grad=tolerance,
+        tolerance_change=1e-9,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> Tensor:
+        solver.zero_grad()
+        loss = examples.loss(F.linear(examples.features, weight, bias)) + penalty / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with full_float32():  # TF32's noise is far above the solver's tolerance
+        solver.step(objective)  # pyright: ignore[reportArgumentType]  its stub wants a float
+    return weight.detach(), bias.detach()
+
+
+@torch.no_grad()
+def set_classifier(model: nn.Module, classifier: LinearClassifier) -> None:
+    """Copy the classifier into the model's last layer."""
+    layer: nn.Linear = model.get_classifier()  # pyright: ignore[reportCallIssue, reportAssignmentType]
+    layer.weight.copy_(classifier.weight)
+    layer.bias.copy_(classifier.bias)
+
+
+def _validation_loss(classifier: LinearClassifier, validation: Examples) -> float:
+    with full_float32():
+        return float(validation.loss(F.linear(validation.features, classifier.weight, classifier.bias)))

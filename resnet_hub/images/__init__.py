@@ -1,0 +1,1 @@
+"""Image files on their way to a network: finding, decoding, preprocessing."""

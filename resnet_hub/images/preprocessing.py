@@ -1,0 +1,148 @@
+"""What happens to an image between its file and the network, in evaluation, prediction and the export.
+
+The numbers are timm's: resize, centre crop and normalisation come from the model's pretrained config, and the
+transform is timm's own. Only the last step waits: images stay uint8 until they are on the device.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import transforms_imagenet_eval
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torchvision.transforms.functional import pil_to_tensor
+
+from resnet_hub.images.decoding import ColorMode, Pixels, color_mode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How images are resized, cropped and normalised for one model.
+
+    Calling it with a PIL image in the right `mode` gives uint8 (channels, height, width); `normalize` takes
+    batches of these on their device.
+    """
+
+    image_size: tuple[int, int]
+    """Height and width in pixels."""
+    crop_fraction: float
+    """Share of the resized short side that the centre crop keeps."""
+    crop_mode: str
+    """timm's: center, squash or border."""
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_channels(self) -> int:
+        """1 for grey and 3 for colour."""
+        return len(self.mean)
+
+    @property
+    def mode(self) -> ColorMode:
+        """The PIL mode that images have to be opened in."""
+        return color_mode(self.num_channels)
+
+    @classmethod
+    def of_model(cls, model: nn.Module, image_size: int | None = None) -> "Preprocessing":
+        """The preprocessing that a timm model was evaluated with; `image_size` replaces its test size."""
+        found: dict[str, Any] = resolve_model_data_config(model, use_test_size=True)
+        _, height, width = found["input_size"]
+        channels = _input_channels(model)
+        return cls(
+            image_size=(height, width) if image_size is None else (image_size, image_size),
+            crop_fraction=found["crop_pct"],
+            crop_mode=found["crop_mode"],
+            interpolation=found["interpolation"],
+            mean=_per_channel(found["mean"], channels),
+            std=_per_channel(found["std"], channels),
+        )
+
+    def at_size(self, image_size: int) -> "Preprocessing":
+        """The same for another square image size."""
+        return replace(self, image_size=(image_size, image_size))
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Resized and centre-cropped pixels, uint8 (channels, height, width)."""
+        return pil_to_tensor(self.crop(image))
+
+    def crop(self, image: Image.Image) -> Image.Image:
+        """The resized and centre-cropped image."""
+        for transform in self._transforms:
+            image = transform(image)
+        return image
+
+    @cached_property
+    def _transforms(self) -> list[Any]:
+        """The evaluation transforms of timm without the last, which makes a tensor."""
+        return transforms_imagenet_eval(
+            self.image_size,
+            crop_pct=self.crop_fraction,
+            crop_mode=self.crop_mode,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            normalize=False,
+        ).transforms[:-1]
+
+    def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(value / 255 - mean) / std per channel, on the device that the uint8 `images` are on.
+
+        The arithmetic is float32 whatever `dtype` comes out; the memory format is kept.
+        """
+        constants = _constants if images.device.type == "cpu" else _kept_constants
+        scale, offset = constants(self.mean, self.std, images.device)
+        if not images.is_contiguous(memory_format=torch.channels_last):
+            # In place on a float copy: uint8 times float32 is ten times as slow on a CPU.
+            return images.float().mul_(scale.view(-1, 1, 1)).sub_(offset.view(-1, 1, 1)).to(dtype)
+        # Row by row: three numbers at a time, as the channels lie, are too few for a CPU's vectors.
+        width, channels = images.shape[-1], images.shape[1]
+        rows = images.permute(0, 2, 3, 1).flatten(2).float()
+        rows.mul_(scale.repeat(width)).sub_(offset.repeat(width))
+        return rows.unflatten(2, (width, channels)).permute(0, 3, 1, 2).to(dtype)
+
+
+def resize_pixels(pixels: Pixels, *, height: int, width: int, interpolation: str) -> Tensor:
+    """Pixels (height, width, channels) resized with antialiasing, uint8 (channels, height, width).
+
+    torch's resizing is twice as fast as Pillow's and differs from it by one grey level at most.
+    """
+    turned = min(pixels.strides) < 0  # which torch does not know
+    # As a batch before its channels change places: only so torch sees that they lie last and leaves them so.
+    image = torch.from_numpy(pixels.copy() if turned else pixels)[None].permute(0, 3, 1, 2)
+    mode = "bicubic" if interpolation == "bicubic" else "bilinear"
+    return interpolate(image, size=(height, width), mode=mode, antialias=True)[0]
+
+
+def _input_channels(model: nn.Module) -> int:
+    """1 or 3, read from the first convolution: the pretrained config of a grey model still says 3."""
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    color_mode(first.in_channels)  # refuses other numbers
+    return first.in_channels
+
+
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What pixels are multiplied by and what is taken away then, each (channels,)."""
+    scale = torch.tensor([1 / (255 * deviation) for deviation in std], device=device)
+    offset = [average / deviation for average, deviation in zip(mean, std, strict=True)]
+    return scale, torch.tensor(offset, device=device)
+
+
+@cache
+def _kept_constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The same, kept: to send them anew makes the program wait for all that a GPU has to do before."""
+    with torch.inference_mode(False):  # they may be asked for again where gradients are taken
+        return _constants(mean, std, device)
+
+
+def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """One value per channel; a grey image gets the average of the colours' values."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels

@@ -1,0 +1,1 @@
+"""The family of ResNets: networks, weights, and their place in timm."""

@@ -1,0 +1,78 @@
+"""From images to labels, with a model that knows its own preprocessing and class names."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from resnet_hub.errors import ModelError
+from resnet_hub.images.decoding import ImageSource, open_image
+from resnet_hub.images.preprocessing import Preprocessing
+
+
+class Prediction(NamedTuple):
+    """A class and how probable the model finds it, between 0 and 1."""
+
+    label: str
+    probability: float
+
+
+def classify(model: nn.Module, image: ImageSource, *, top_k: int = 5) -> list[Prediction]:
+    """The most probable classes of one image, best first.
+
+    Args:
+        model: What `resnet_hub.load` or `timm.create_model` gives.
+        image: A path, the bytes of a file, a PIL image, or a uint8 array (height, width, 3).
+        top_k: Number of classes.
+    """
+    return classify_all(model, [image], top_k=top_k)[0]
+
+
+def classify_all(
+    model: nn.Module, images: Iterable[ImageSource], *, top_k: int = 5
+) -> list[list[Prediction]]:
+    """The most probable classes of each image, computed as one batch."""
+    names = class_names_of(model)
+    best = predict_probabilities(model, images).topk(min(top_k, len(names)), dim=1)
+    return [
+        [
+            Prediction(names[number], value)
+            for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
+        ]
+        for values, numbers in zip(best.values, best.indices, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def predict_probabilities(model: nn.Module, images: Iterable[ImageSource]) -> Tensor:
+    """Probabilities (images, classes), float32 on the CPU, of one batch of images.
+
+    They add up to one, but for a multi-label model, where each is of a label by itself.
+    """
+    preprocessing = Preprocessing.of_model(model)
+    pixels = [preprocessing(open_image(image, mode=preprocessing.mode)) for image in images]
+    parameter = next(model.parameters())
+    batch = preprocessing.normalize(torch.stack(pixels).to(parameter.device), dtype=parameter.dtype)
+    was_training = model.training
+    logits = model.eval()(batch).float().cpu()
+    model.train(was_training)
+    return torch.sigmoid(logits) if getattr(model, "multi_label", False) else torch.softmax(logits, dim=1)
+
+
+def class_names_of(model: nn.Module) -> list[str]:
+    """Names of the model's classes; raises ModelError if the model does not bring them."""
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    names, num_classes = cfg.get("label_names"), getattr(model, "num_classes", None)
+    if names and len(names) == num_classes:
+        return list(names)
+    if num_classes == 1000:
+        from timm.data import ImageNetInfo  # noqa: PLC0415  reads tables from disk, only for ImageNet models
+
+        info = ImageNetInfo("imagenet-1k")
+        return [str(info.index_to_description(number)) for number in range(num_classes)]
+    raise ModelError(
+        f"This model has {num_classes} classes and {len(names or ())} class names, so it cannot say what it "
+        f"sees. Fine-tune it, load a model with resnet_hub.load(folder), or set "
+        f"model.pretrained_cfg['label_names']."
+    )

@@ -1,0 +1,221 @@
+"""A step that does not fit into memory is done in parts, the same number on every process.
+
+The machines that run these tests have no small device, so memory runs out where a hook says so, with the
+error that torch raises.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.optim import SGD
+
+from resnet_hub.errors import RunError
+from resnet_hub.finetuning.engine.out_of_memory import KeptStatistics, help_if_out_of_memory, is_out_of_memory
+from resnet_hub.finetuning.engine.step import Progress, Trainer, _kind, accumulate_gradients, train_steps
+from resnet_hub.finetuning.network.freezing import train_all_but
+from resnet_hub.finetuning.training.context import Run
+from resnet_hub.finetuning.training.evaluation import evaluate
+from resnet_hub.finetuning.training.state import Training, save
+
+from ..runs import free_port, one_of_two_on_a_cpu
+from ..training.test_best import prepared
+
+BATCH = 64
+
+
+def limit_images(network: nn.Module, most: int) -> list[int]:
+    """Let the network run out of memory above so many images; returns the sizes of what it was given."""
+    given: list[int] = []
+
+    def check(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        given.append(len(inputs[0]))
+        if len(inputs[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    network.register_forward_pre_hook(check)
+    return given
+
+
+def begun(folder: Path, **options: Any) -> tuple[Run, Training, Trainer]:
+    """A run whose BatchNorm is at rest, so that a batch and its parts give the same gradient."""
+    defaults = {"images_per_step": BATCH, "per_device_train_batch_size": BATCH, "mixup": 0.2}
+    run, training = prepared(folder, **{"max_train_steps": 4, "sync_batchnorm": "no"} | defaults | options)
+    train_all_but(training.network, 0)
+    for module in training.network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    # SGD: Adam makes much of the rounding of small gradients.
+    optimizer = run.machine.accelerator.prepare(SGD(training.network.parameters(), lr=0.0))
+    return run, training, replace(training.trainer, finds_parts=True, optimizer=optimizer)
+
+
+def train(training: Training, trainer: Trainer, progress: Progress | None = None) -> Progress:
+    progress = progress or Progress()
+    for _ in train_steps(trainer, progress, training.batches.epoch(0), epoch=0):
+        if progress.step == 4:
+            break
+    return progress
+
+
+def weights(training: Training) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in training.network.parameters()])
+
+
+def test_a_step_that_does_not_fit_is_done_in_parts_and_gives_the_same_weights(tmp_path: Path, caplog):
+    _, training, trainer = begun(tmp_path / "plenty")
+    assert train(training, trainer).parts == 1
+    expected = weights(training)
+    _, training, trainer = begun(tmp_path / "little")
+    given = limit_images(training.network, 20)
+    before = {name: buffer.clone() for name, buffer in training.network.named_buffers()}
+    progress = train(training, trainer)
+    assert progress.parts == 4
+    assert given[:2] == [63, 32]  # 1,257 images in 20 steps of nearly equal size
+    assert max(given[2:]) <= 20
+    torch.testing.assert_close(weights(training), expected, atol=1e-5, rtol=1e-4)
+    assert progress.images == 4 * 63
+    assert all(torch.equal(before[name], buffer) for name, buffer in training.network.named_buffers())
+    assert "done in 4 parts" in caplog.text
+
+
+def test_trying_out_leaves_batchnorm_and_the_training_as_they_were(tmp_path: Path):
+    results = []
+    for name, finds_parts in (("with", True), ("without", False)):
+        _, training = prepared(tmp_path / name, max_train_steps=4)
+        train_all_but(training.network, 0)
+        train(training, replace(training.trainer, finds_parts=finds_parts))
+        results.append({key: value.clone() for key, value in training.network.state_dict().items()})
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_a_run_that_goes_on_begins_with_the_parts_that_it_had(tmp_path: Path):
+    _, training, trainer = begun(tmp_path / "run")
+    given = limit_images(training.network, 20)
+    assert train(training, trainer, Progress(parts=4)).parts == 4
+    assert max(given) <= 20
+
+
+def test_memory_that_becomes_scarce_in_mid_training_costs_no_step(tmp_path: Path, caplog):
+    """The step begins again: gradients and statistics of the try that failed are forgotten."""
+    states = []
+    for name, most in (("plenty", BATCH), ("scarce", 40)):
+        _, training = prepared(tmp_path / name, max_train_steps=4, images_per_step=BATCH)
+        network = training.network
+        train_all_but(network, 0)
+        trainer = replace(training.trainer, finds_parts=True, statistics=KeptStatistics(network))
+        progress = Progress()
+        for _ in train_steps(trainer, progress, training.batches.epoch(0), epoch=0):
+            if progress.step == 2:
+                limit_images(network.layer2, most)  # half of the network has been computed by then
+            if progress.step == 4:
+                break
+        states.append((progress, network.bn1.num_batches_tracked.item(), progress.recent_losses))
+    (plenty, steps, losses), (scarce, parts, other_losses) = states
+    assert (plenty.parts, scarce.parts) == (1, 2)
+    assert (steps, parts) == (4, 6), "two steps in one part and two in two; nothing of the failed try"
+    assert scarce.images == plenty.images
+    assert other_losses[:2] == losses[:2]
+    assert other_losses[2:] == pytest.approx(losses[2:], rel=0.05)  # BatchNorm sees halves
+    assert "done in 2 parts" in caplog.text
+
+
+def test_uneven_batches_are_done_in_the_same_number_of_parts(tmp_path: Path):
+    """As many on every process: with SyncBatchNorm one that computes a part more would wait for ever."""
+    for images in (63, 64):
+        options = {"images_per_step": images, "per_device_train_batch_size": images}
+        _, training, trainer = begun(tmp_path / str(images), **options)
+        given = limit_images(training.network, BATCH)
+        step = next(training.batches.epoch(0))
+        sizes = torch.tensor(float(images))
+        accumulate_gradients(trainer, step, key=(0, 0, 0), parts=20, num_images=sizes)
+        assert len(given) == 20
+
+
+def test_another_image_size_and_other_stages_that_learn_are_tried_out_anew(tmp_path: Path):
+    _, training, trainer = begun(tmp_path / "run")
+    (step,) = next(training.batches.epoch(0))
+    kinds = []
+    for frozen, images in ((2, step.images), (2, step.images[..., :4, :4]), (0, step.images)):
+        train_all_but(training.network, frozen)
+        kinds.append(_kind(trainer, [step._replace(images=images)]))
+    assert len(set(kinds)) == 3
+
+
+def test_parts_that_were_found_for_other_micro_batches_are_not_kept(tmp_path: Path):
+    run, training = prepared(tmp_path / "run", images_per_step=BATCH, per_device_train_batch_size=BATCH)
+    training.progress.parts = 8
+    training.progress.fc_is_fitted = True
+    save(run, training, must=True)
+    options = {"images_per_step": BATCH}
+    _, again = prepared(tmp_path / "run", per_device_train_batch_size=BATCH, **options)
+    assert again.progress.parts == 8
+    _, smaller = prepared(tmp_path / "run", per_device_train_batch_size=BATCH // 4, **options)
+    assert smaller.progress.parts == 1
+
+
+def test_a_single_image_that_does_not_fit_ends_the_run_with_advice(tmp_path: Path):
+    _, training, trainer = begun(tmp_path / "run")
+    limit_images(training.network, 0)
+    with pytest.raises(RunError, match="smaller --image_size"):
+        train(training, trainer)
+
+
+def test_an_evaluation_that_does_not_fit_is_done_in_halves_and_answers_the_same(tmp_path: Path):
+    run, training, _ = begun(tmp_path / "run", per_device_eval_batch_size=BATCH)
+    assert run.data.validation is not None
+    expected = evaluate(run, training, run.data.validation, training.network)
+    given = limit_images(training.network, 20)
+    found = evaluate(run, training, run.data.validation, training.network)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert given[:3] == [64, 32, 16]
+    limit_images(training.network, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate(run, training, run.data.validation, training.network)
+
+
+def test_memory_that_runs_out_later_is_said_with_what_to_type():
+    with (
+        pytest.raises(RunError, match="--per_device_train_batch_size 16"),
+        help_if_out_of_memory(num_images=64, parts=2),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+    with pytest.raises(RuntimeError, match="shape"), help_if_out_of_memory(num_images=64, parts=2):
+        raise RuntimeError("shape mismatch")
+
+
+def test_a_real_allocation_that_cannot_be_had_is_known_for_what_it_is():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+def _one_of_two(rank: int, port: int, folder: Path, most: int, results: Any) -> None:
+    import os
+
+    os.environ |= one_of_two_on_a_cpu(rank, port)
+    _, training, trainer = begun(folder, per_device_train_batch_size=BATCH // 2, mixup=0.0)
+    if rank == 1:
+        limit_images(training.network, most)
+    progress = train(training, trainer)
+    results[rank] = (progress.parts, weights(training))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.distributed.destroy_process_group()
+
+
+def test_all_processes_agree_on_the_parts_though_only_one_runs_out_of_memory(tmp_path: Path):
+    results = mp.Manager().dict()
+    run: Callable[..., Any] = mp.spawn
+    run(_one_of_two, (free_port(), tmp_path / "two", 10, results), nprocs=2)
+    assert [results[rank][0] for rank in range(2)] == [4, 4]
+    assert torch.equal(results[0][1], results[1][1])
+    _, training, trainer = begun(tmp_path / "one", mixup=0.0)
+    train(training, trainer)
+    torch.testing.assert_close(results[0][1], weights(training), atol=1e-5, rtol=1e-4)

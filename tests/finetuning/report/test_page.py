@@ -1,0 +1,214 @@
+"""The page of a run in a real browser: whatever was trained on, it shows, sorts, and fetches nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from selenium.webdriver.common.by import By
+
+from resnet_hub.finetuning.report.html import as_webp
+from resnet_hub.finetuning.report.metrics import score_predictions
+from resnet_hub.finetuning.report.page import Page, render_page
+from resnet_hub.finetuning.report.predictions import Predictions, read_predictions, write_predictions
+from resnet_hub.results import SplitRecord, TrainRecord
+
+from ..image_files import picture
+
+pytest_plugins = ["tests.browser"]
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror="document.title=\'taken\'">',
+    "{{ 7 * 7 }} $x$ </svg>",
+    "tab\tand\x0bcontrol\x7f",
+    "東京 🐱",
+)
+EVENTS = [
+    {"event": "train", "step": 10, "epoch": 0.5, "loss": 1.2, "learning_rate": 0.1},
+    {"event": "train", "step": 20, "epoch": 1.0, "loss": 0.8, "learning_rate": 0.05},
+    {"event": "validation", "step": 20, "epoch": 1.0, "loss": 0.9, "accuracy": 0.6, "macro_f1": 0.6},
+]
+
+
+def page_of(
+    class_names: tuple[str, ...],
+    folder: Path,
+    *,
+    multi_label: bool = False,
+    num_images: int = 60,
+    **parts: object,
+) -> Page:
+    """The page of a model that is right more often than not, with a picture of every image."""
+    generator = np.random.default_rng(0)
+    num_classes = len(class_names)
+    if multi_label:
+        labels = (generator.random((num_images, num_classes)) < 0.4).astype(np.float32)
+        logits = torch.from_numpy(4 * labels - 2 + generator.normal(0, 2, labels.shape)).float()
+        shares = logits.sigmoid()
+    else:
+        labels = generator.integers(0, num_classes, num_images)
+        noise = generator.normal(0, 1, (num_images, num_classes))
+        logits = torch.from_numpy(noise + 3 * np.eye(num_classes)[labels]).float()
+        shares = logits.softmax(dim=1)
+    rows = np.arange(100, 100 + num_images)
+    files = [folder / f"{number}.webp" for number in range(10)]
+    for number, file in enumerate(files):
+        file.write_bytes(as_webp(picture(seed=number)))
+    values = {
+        "model": "my_resnet18",
+        "dataset": "shapes",
+        "class_names": class_names,
+        "multi_label": multi_label,
+        "scores": {"test": score_predictions(logits, torch.from_numpy(labels), class_names)},
+        "splits": {"test": SplitRecord(num_images=num_images, how="test of the data set")},
+        "predictions": Predictions(split="test", rows=rows, labels=labels, probabilities=shares.numpy()),
+        "pictures": {row: files[row % 10] for row in rows.tolist()},
+        "events": EVENTS,
+        "train": TrainRecord(
+            epochs=1,
+            steps=20,
+            seconds=3.0,
+            images_per_second=99.0,
+            station_seconds={"data": 1.0, "forward": 0.5, "backward": 1.0, "optimizer": 0.1},
+        ),
+    }
+    return Page(**(values | parts))
+
+
+def show(browser, page: Page, folder: Path, **size: int) -> Path:
+    """Open a page and see that nothing is wrong with it, whatever is on it."""
+    file = folder / "report.html"
+    file.write_text(render_page(page), encoding="utf-8")
+    browser.open(file.as_uri(), **size)
+    assert browser.messages() == []
+    assert browser.requests() == [file.as_uri()]
+    assert [found for found in browser.pictures() if not found["width"]] == []
+    return file
+
+
+def column(browser, number: int) -> list[str]:
+    rows = "[...document.querySelector('#class-table').tBodies[0].rows]"
+    return browser.run(f"return {rows}.map(row => row.cells[{number}].innerText)")
+
+
+def head(browser, title: str):
+    heads = browser.driver.find_elements(By.CSS_SELECTOR, "#class-table thead button")
+    return next(found for found in heads if found.text.startswith(title))
+
+
+def test_a_click_on_a_head_sorts_the_classes_and_another_turns_the_order_round(browser, tmp_path: Path):
+    show(browser, page_of(("ant", "bee", "cat 10", "cat 9"), tmp_path), tmp_path)
+    assert column(browser, 0) == ["ant", "bee", "cat 10", "cat 9"]
+    head(browser, "recall").click()
+    recalls = [float(cell.removesuffix(" %")) for cell in column(browser, 3)]
+    assert recalls == sorted(recalls, reverse=True)
+    assert len(set(recalls)) > 1
+    head(browser, "recall").click()
+    assert [float(cell.removesuffix(" %")) for cell in column(browser, 3)] == sorted(recalls)
+    sorted_by = "return document.querySelector('#class-table th[aria-sort]').innerText"
+    assert browser.run(sorted_by).startswith("recall")
+    head(browser, "class").click()
+    assert column(browser, 0) == ["ant", "bee", "cat 9", "cat 10"]
+
+
+def test_names_from_outside_are_shown_as_text(browser, tmp_path: Path):
+    names = HOSTILE
+    settings = {"dataset_name": HOSTILE[0], "learning_rate": 0.1}
+    page = page_of(
+        names, tmp_path, dataset=HOSTILE[1], settings=settings, defaults={"dataset_name": None},
+        environment={"system": HOSTILE[0]}, commands={"typed": f"finetune.py {HOSTILE[0]}"},
+    )  # fmt: skip
+    show(browser, page, tmp_path)
+    assert browser.run("return document.title") == f"my_resnet18 on {HOSTILE[1]}"
+    text = browser.text()
+    for name in (HOSTILE[0], HOSTILE[1], "{{ 7 * 7 }} $x$ </svg>", "東京 🐱"):
+        assert name in text
+    assert browser.run("return document.scripts.length") == 1
+
+
+def test_markup_that_came_in_all_the_same_would_run_nothing(browser, tmp_path: Path):
+    file = tmp_path / "tampered.html"
+    bad = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+    file.write_text(render_page(page_of(("a", "b"), tmp_path)).replace("</h1>", f"</h1>{bad}"))
+    browser.open(file.as_uri())
+    assert browser.run("return document.title") == "my_resnet18 on shapes"
+    refused = [message for message in browser.messages() if "Content Security Policy" in message]
+    assert len(refused) == 3  # the script, the picture, and the script of its failure
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(browser, tmp_path: Path):
+    long = ("a name without any space " * 3).replace(" ", "_")
+    page = page_of((long, "b"), tmp_path, dataset=long, environment={"machine": {long: long}})
+    show(browser, page, tmp_path, width=360, height=740)
+    assert browser.run("return document.documentElement.scrollWidth") == 360
+
+
+def test_a_thousand_classes_make_a_page_that_can_be_searched_and_sent(browser, tmp_path: Path):
+    names = tuple(f"class {number}" for number in range(1000))
+    file = show(browser, page_of(names, tmp_path, num_images=3000), tmp_path)
+    assert file.stat().st_size < 3_000_000
+    browser.driver.find_element(By.CSS_SELECTOR, "input[type=search]").send_keys("class 99")
+    visible = (
+        "return [...document.querySelectorAll('#class-table tbody tr')].filter(r => r.offsetParent).length"
+    )
+    assert browser.run(visible) == 11
+    assert "Confusion" in browser.text()
+
+
+def test_several_labels_an_image_are_shown_with_mean_average_precision_and_without_confusion(
+    browser, tmp_path: Path
+):
+    page = page_of(("cat", "dog", "hat"), tmp_path, multi_label=True)
+    show(browser, page, tmp_path)
+    text = browser.text()
+    assert "mAP" in text
+    assert "hardest" in text
+    assert "Confusion matrix" not in text
+    assert "taken for" not in text
+
+
+@pytest.mark.parametrize(
+    ("parts", "absent"),
+    [
+        pytest.param({"events": ()}, "Learning curves", id="no training steps"),
+        pytest.param({"events": EVENTS[:2]}, "Accuracy on the validation split", id="no validation"),
+        pytest.param(
+            {"scores": {}, "predictions": None, "pictures": {}}, "Calibration", id="no labelled split"
+        ),
+        pytest.param({"train": None, "events": ()}, "Where the time went", id="scored without training"),
+        pytest.param({"predictions": None}, "Images", id="no predictions"),
+    ],
+)
+def test_what_there_is_not_is_left_out(browser, tmp_path: Path, parts, absent: str):
+    show(browser, page_of(("a", "b"), tmp_path, **parts), tmp_path)
+    assert "my_resnet18 on shapes" in browser.text()
+    assert absent not in browser.text()
+
+
+def test_a_single_class_and_a_model_without_mistakes_show(browser, tmp_path: Path):
+    show(browser, page_of(("only",), tmp_path), tmp_path)
+    assert "Every test image was answered rightly" in browser.text()
+
+
+def test_mistakes_are_the_surest_first_and_hard_examples_are_others():
+    shares = np.array([[0.9, 0.1], [0.4, 0.6], [0.05, 0.95], [0.8, 0.2], [0.45, 0.55]], np.float32)
+    found = Predictions(
+        split="test", rows=np.arange(5), labels=np.array([1, 1, 0, 0, 1]), probabilities=shares
+    )
+    mistakes = found.confident_mistakes(5)
+    assert mistakes.tolist() == [2, 0]
+    assert found.hardest(2, besides=mistakes).tolist() == [4, 1]
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_predictions_come_back_from_their_file(tmp_path: Path, multi_label: bool):
+    names = ("a", '"b", [c]', "d")
+    written = page_of(names, tmp_path, multi_label=multi_label).predictions
+    assert written is not None
+    write_predictions([written], names, tmp_path / "predictions.parquet")
+    read = read_predictions(tmp_path / "predictions.parquet", "test", names, multi_label=multi_label)
+    assert read is not None
+    for part in ("rows", "labels", "probabilities"):
+        np.testing.assert_array_equal(getattr(read, part), getattr(written, part))
+    assert read_predictions(tmp_path / "predictions.parquet", "train", names, multi_label=False) is None
