@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 from resnet_hub.errors import RunError
 from resnet_hub.finetuning.batches.augment import TrainTransform, keyed_randomness
 from resnet_hub.finetuning.batches.sampler import EpochPlan, Indices, Share, part
+from resnet_hub.finetuning.batches.stream_reader import StreamedImages, stream_batches
 from resnet_hub.finetuning.batches.worker_processes import WAIT_SECONDS, LastingLoader
-from resnet_hub.finetuning.data.streaming.stream import StreamedImages, TrainStream
+from resnet_hub.finetuning.data.streaming.stream import TrainStream
 from resnet_hub.images.decoding import BadImageError, DecodableImage, read_header
 
 
@@ -101,7 +102,7 @@ class TrainBatches:
         augment = partial(_augment, transforms, plan.seed)
         images: Dataset[Batch]
         if isinstance(split, TrainStream):
-            self._keys = _TrainKeys(partial(split.batches, plan, share), num_micro)
+            self._keys = _TrainKeys(partial(stream_batches, split, plan, share), num_micro)
             images = _StreamedTrainImages(split.where, augment)
         else:
             self._keys = _TrainKeys(partial(_batches_by_index, plan, share), num_micro)

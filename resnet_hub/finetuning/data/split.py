@@ -2,16 +2,28 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_hub.finetuning.batches.memory_cache import KeptViews
 from resnet_hub.finetuning.data.image_column import ImageColumn
 from resnet_hub.finetuning.data.inspection import Inspection
 from resnet_hub.images.decoding import ColorMode, DecodableImage
+from resnet_hub.images.preprocessing import Preprocessing
+
+
+class KeptImages(Protocol):
+    """What keeps decoded images in memory; loading knows how, a split only asks."""
+
+    def images(self, column: ImageColumn, rows: NDArray[np.int64]) -> Iterator[DecodableImage]:
+        """The images in these rows of the column, one after the other."""
+        ...
+
+    def has_all(self, rows: NDArray[np.int64], view: Preprocessing) -> bool:
+        """Whether nothing has to be decoded for this view of these rows."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +40,7 @@ class Split:
     images: ImageColumn
     seen: Inspection
     """Size, kind and digest of each image."""
-    kept: KeptViews | None = None
+    kept: KeptImages | None = None
     """Where what is decoded of these images is kept in memory."""
 
     def take(self, positions: NDArray[Any], *, name: str, how: str) -> "Split":

@@ -39,6 +39,7 @@ from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.data import load_streamed
 from resnet_hub.finetuning.data.load import load_data
 from resnet_hub.finetuning.batches.sampler import EpochPlan, Share
+from resnet_hub.finetuning.batches.stream_reader import stream_batches
 
 load_streamed.SAMPLE_IMAGES = 8
 
@@ -49,7 +50,7 @@ def load(name):
 def rows(data):
     stream = data.train.ordered(parts=4, buffer=32)
     plan = EpochPlan(num_images=len(stream), global_batch_size=10, seed=0)
-    return [batch for batch in stream.batches(plan, Share(0, 1, 1), 0, 0)]
+    return [batch for batch in stream_batches(stream, plan, Share(0, 1, 1), 0, 0)]
 """
 
 _READ = """

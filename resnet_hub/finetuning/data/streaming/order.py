@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_hub.finetuning.batches.sampler import Indices
 from resnet_hub.finetuning.data.streaming.shards import Piece
 
 
@@ -61,7 +60,7 @@ class EpochOrder:
             yield Piece(piece.shard, piece.start + skipped, piece.stop - left_out, piece.number + skipped)
             start, place = end, place + 1
 
-    def blocks(self, part: int, first: int) -> Iterator[Indices]:
+    def blocks(self, part: int, first: int) -> Iterator[NDArray[np.int64]]:
         """For each block of a part, from the one that holds place `first` on, the order of its rows."""
         size = self._order.block_rows
         for block in range(first // size, -(-self._lengths[part] // size)):
