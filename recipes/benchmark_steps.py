@@ -27,8 +27,9 @@ from resnet_hub.finetuning.batches.loader import Batch
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.engine.deferred_metrics import can_be_read_late
 from resnet_hub.finetuning.engine.optimizer import Schedule, make_optimizer
-from resnet_hub.finetuning.engine.step import Progress, Trainer, settle, train_steps
+from resnet_hub.finetuning.engine.step import settle, train_steps
 from resnet_hub.finetuning.engine.stopwatch import Stopwatch
+from resnet_hub.finetuning.engine.trainer import Progress, Trainer
 from resnet_hub.finetuning.machine.machine import Machine, start_machine
 from resnet_hub.images.preprocessing import Preprocessing
 

@@ -61,6 +61,12 @@ def _raise() -> None:
     raise ZeroDivisionError("a broken step")
 
 
+def _run_out_of_memory() -> None:
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+
+
 def _for_ever() -> None:
     time.sleep(3600)
 
@@ -92,6 +98,7 @@ HAPPENINGS: dict[str, Callable[[], Any]] = {
     "stopped": lambda: _send(signal.SIGSTOP),
     "killed": _die,
     "raises": _raise,
+    "out of memory": _run_out_of_memory,
     "sleeps": _for_ever,
     "a loader process is killed": _kill_a_loader_process,
     "sleeps once": _sleep_once,

@@ -1,4 +1,14 @@
-"""What steps measure, read while the device computes the next one, so that it never waits for the program."""
+"""Measurements of a step, read while the device computes the next one.
+
+A GPU runs behind the program: asking for the value of a loss waits until everything before it is done, and
+then the GPU is idle until the program has launched more. So the values are copied beside the computation and
+read one step later. By then NaN would be in the weights, and perhaps in a checkpoint: the optimizer itself has
+to leave out such a step on the device, and a checkpoint is written only after `settle`.
+
+This rests on `found_inf`, the attribute through which torch's GradScaler tells this to optimizers that update
+all parameters in one call. In a release of torch without it a diverged step would spoil the weights; the
+tests of this module would show it.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +26,8 @@ class Measured:
         """Begin to fetch the `values`, (3,), of a step, counted from 0."""
         self.step = step
         self._values = values.to("cpu", non_blocking=True)
-        self._arrival: Any = None
-        if values.is_cuda:
-            self._arrival = torch.cuda.Event()
+        self._arrival = torch.cuda.Event() if values.is_cuda else None
+        if self._arrival is not None:
             self._arrival.record()
 
     def read(self) -> tuple[float, float, int]:
@@ -30,24 +39,18 @@ class Measured:
 
 
 def can_be_read_late(optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> bool:
-    """Whether the device itself can leave out a step that must not be done, and is one that runs ahead.
-
-    torch's optimizers can that walk all parameters in one call. With fp16 the scaler asks after every step.
-    """
+    """Whether the device runs ahead and can leave out a step itself; with fp16 the scaler asks after each."""
     return (
         accelerator.device.type == "cuda"
         and accelerator.scaler is None
-        and getattr(_inner(optimizer), "_step_supports_amp_scaling", False)
+        and getattr(_unwrapped(optimizer), "_step_supports_amp_scaling", False)
     )
 
 
 @contextmanager
 def left_out_unless_finite(optimizer: torch.optim.Optimizer, values: Tensor) -> Iterator[None]:
-    """Inside, a step of the optimizer changes nothing if one of the `values` on the device is no number.
-
-    torch's GradScaler tells its optimizers so with the same attribute.
-    """
-    inner = _inner(optimizer)
+    """Inside, a step of the optimizer changes nothing if one of the `values` on the device is no number."""
+    inner = _unwrapped(optimizer)
     inner.found_inf = 1.0 - values.isfinite().all().float()
     try:
         yield
@@ -55,6 +58,5 @@ def left_out_unless_finite(optimizer: torch.optim.Optimizer, values: Tensor) -> 
         del inner.found_inf
 
 
-def _inner(optimizer: Any) -> Any:
-    """The optimizer itself, without the wrapping of accelerate."""
-    return getattr(optimizer, "optimizer", optimizer)
+def _unwrapped(optimizer: Any) -> Any:
+    return getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it

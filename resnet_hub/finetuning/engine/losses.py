@@ -1,6 +1,7 @@
-"""What training minimises, summed over the images of a batch, so that uneven batches weigh as they should."""
+"""What training minimizes, summed over the images of a batch, so that uneven batches weigh as they should."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +11,18 @@ from torch import Tensor
 from resnet_hub.finetuning.config.options import FinetuneConfig
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """What a network learns from a teacher beside the labels."""
+
+    teacher: Callable[[Tensor], Tensor]
+    """Logits (batch, classes) of images as the network takes them."""
+    loss: LossFunction
+    """Distance of the logits from the teacher's, summed over the images."""
+    weight: float
+    """Share of this loss; the labels have the rest."""
 
 
 def make_loss_function(

@@ -8,7 +8,7 @@ from resnet_hub.errors import RunError
 from resnet_hub.finetuning.batches.loader import Batch
 from resnet_hub.finetuning.data.dataset import SHOWN, BadImage
 from resnet_hub.finetuning.data.streaming.stream import TrainStream
-from resnet_hub.finetuning.engine.step import Progress
+from resnet_hub.finetuning.engine.trainer import Progress
 from resnet_hub.finetuning.training.context import Run
 
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from resnet_hub.finetuning.config.hyperrule import BATCHNORM_IMAGES, settling_epochs
 from resnet_hub.finetuning.config.options import Metric
-from resnet_hub.finetuning.engine.step import Progress, settle, train_steps
+from resnet_hub.finetuning.engine.micro_batch import steps_that_fit
+from resnet_hub.finetuning.engine.step import settle, train_steps
 from resnet_hub.finetuning.engine.stopwatch import FIT_FC
+from resnet_hub.finetuning.engine.trainer import Progress
 from resnet_hub.finetuning.network.freezing import num_frozen_stages, train_all_but
 from resnet_hub.finetuning.report.contact_sheet import draw_batch
 from resnet_hub.finetuning.report.metrics import score_predictions, value_of
@@ -113,7 +115,7 @@ def _train_epoch(run: Run, training: Training, epoch: int) -> None:
     train_all_but(training.network, num_frozen_stages(config, training.network, progress.schedule_epoch))
     left_out = LeftOut(run, progress)
     batches = training.batches.epoch(epoch, first_step, schedule_epoch=progress.schedule_epoch)
-    steps = left_out.noting(batches)
+    steps = steps_that_fit(training.trainer, progress, left_out.noting(batches), epoch=epoch)
     for measured in train_steps(training.trainer, progress, steps, epoch=epoch):
         left_out.settle()
         if training.average is not None:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from resnet_hub.errors import RunError
+from resnet_hub.finetuning.engine.micro_batch import steps_that_fit
 from resnet_hub.finetuning.engine.optimizer import Schedule
-from resnet_hub.finetuning.engine.step import Progress, TrainingDivergedError, train_steps
+from resnet_hub.finetuning.engine.step import TrainingDivergedError, train_steps
+from resnet_hub.finetuning.engine.trainer import Progress
 from resnet_hub.finetuning.network.freezing import num_frozen_stages, train_all_but
 from resnet_hub.finetuning.report.figures import new_figure, save_figure
 from resnet_hub.finetuning.run_folder.folder import RunFolder
@@ -145,7 +147,8 @@ def _train_with_growing_rate(run: Run, training: Training) -> Iterator[dict[str,
     progress = Progress()
     train_all_but(training.network, num_frozen_stages(run.config, training.network, 0))
     for epoch in count():
-        for measured in train_steps(trainer, progress, training.batches.epoch(epoch), epoch=epoch):
+        steps = steps_that_fit(trainer, progress, training.batches.epoch(epoch), epoch=epoch)
+        for measured in train_steps(trainer, progress, steps, epoch=epoch):
             speed = run.plan.global_batch_size / measured["seconds"]
             run.display.step(progress.step, total=NUM_STEPS, loss=measured["loss"], images_per_second=speed)
             yield measured

@@ -13,11 +13,11 @@ from resnet_hub.finetuning.batches.loader import CopiedImages, TrainBatches
 from resnet_hub.finetuning.config.yaml_file import plain_values
 from resnet_hub.finetuning.data.streaming.stream import TrainStream
 from resnet_hub.finetuning.engine.deferred_metrics import can_be_read_late
-from resnet_hub.finetuning.engine.losses import make_distillation_loss, make_loss_function
+from resnet_hub.finetuning.engine.losses import Distillation, make_distillation_loss, make_loss_function
 from resnet_hub.finetuning.engine.optimizer import Schedule, make_optimizer
-from resnet_hub.finetuning.engine.out_of_memory import KeptStatistics
-from resnet_hub.finetuning.engine.step import Progress, Trainer, settle
+from resnet_hub.finetuning.engine.step import settle
 from resnet_hub.finetuning.engine.stopwatch import SAVING, Stopwatch
+from resnet_hub.finetuning.engine.trainer import Progress, Trainer
 from resnet_hub.finetuning.network.averaging import EpochAverage, StepAverage, WeightAverage
 from resnet_hub.finetuning.network.freezing import train_all_but
 from resnet_hub.finetuning.network.sync_batchnorm import synchronise_batchnorm
@@ -298,10 +298,7 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
     )
     if not config.gradual_unfreezing:  # before accelerate wraps the network: frozen weights are not exchanged
         train_all_but(network, config.frozen_stages)
-    if run.teacher is not None:
-        run.teacher.network.to(run.machine.accelerator.device, memory_format=run.machine.memory_format)  # pyright: ignore[reportCallIssue]
     model, optimizer = run.machine.accelerator.prepare(network, optimizer)
-    finds_parts = run.machine.accelerator.device.type == "cuda"
     return Trainer(
         model=model,
         # Sizes are few: a form for each is faster than one for all.
@@ -323,11 +320,19 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
         max_grad_norm=config.max_grad_norm,
         max_seconds=None if config.max_minutes is None else 60 * config.max_minutes,
         mix=build_mixer(config, len(run.data.class_names)),
-        ask_teacher=run.teacher,
-        distillation_weight=config.distillation_weight,
-        distillation_loss=make_distillation_loss(config),
+        distillation=_make_distillation(run),
         reads_late=can_be_read_late(optimizer, run.machine.accelerator),
         recomputes=config.gradient_checkpointing,
-        finds_parts=finds_parts,
-        statistics=KeptStatistics(network) if finds_parts and run.machine.world_size == 1 else None,
+        known_to_fit=set() if run.machine.accelerator.device.type == "cuda" else None,
+    )
+
+
+def _make_distillation(run: Run) -> Distillation | None:
+    if run.teacher is None:
+        return None
+    run.teacher.network.to(run.machine.accelerator.device, memory_format=run.machine.memory_format)  # pyright: ignore[reportCallIssue]
+    return Distillation(
+        teacher=run.teacher,
+        loss=make_distillation_loss(run.config),
+        weight=run.config.distillation_weight,
     )

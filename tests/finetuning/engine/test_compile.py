@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
+from resnet_hub.finetuning.engine.micro_batch import steps_that_fit
 from resnet_hub.finetuning.engine.step import train_steps
 from resnet_hub.finetuning.network.freezing import train_all_but
 
@@ -29,8 +30,8 @@ def test_compiled_steps_have_the_losses_weights_and_statistics_of_plain_ones(tmp
         _, training = prepared(tmp_path / name, max_train_steps=4, torch_compile=compiled, **options)
         train_all_but(training.network, 0)
         counters.clear()
-        trainer = replace(training.trainer, finds_parts=True)  # as on a GPU, where a step is tried out first
-        steps = training.batches.epoch(0)
+        trainer = replace(training.trainer, known_to_fit=set())  # as on a GPU: a step is tried out first
+        steps = steps_that_fit(trainer, training.progress, training.batches.epoch(0), epoch=0)
         for _ in zip(range(4), train_steps(trainer, training.progress, steps, epoch=0), strict=False):
             pass
         # A form for each size of batches: here all have 126 or 125 images.

@@ -15,7 +15,8 @@ import torch
 
 from resnet_hub.finetuning.engine import step as engine_step
 from resnet_hub.finetuning.engine.deferred_metrics import can_be_read_late
-from resnet_hub.finetuning.engine.step import Trainer, TrainingDivergedError, settle, train_steps
+from resnet_hub.finetuning.engine.step import TrainingDivergedError, settle, train_steps
+from resnet_hub.finetuning.engine.trainer import Trainer
 from resnet_hub.finetuning.network.freezing import train_all_but
 from resnet_hub.finetuning.training.context import Run
 from resnet_hub.finetuning.training.state import Training, save

@@ -17,14 +17,24 @@ from torch import nn
 from torch.optim import SGD
 
 from resnet_hub.errors import RunError
-from resnet_hub.finetuning.engine.out_of_memory import KeptStatistics, help_if_out_of_memory, is_out_of_memory
-from resnet_hub.finetuning.engine.step import Progress, Trainer, _kind, accumulate_gradients, train_steps
+from resnet_hub.finetuning.engine.micro_batch import steps_that_fit
+from resnet_hub.finetuning.engine.out_of_memory import is_out_of_memory
+from resnet_hub.finetuning.engine.step import accumulate_gradients, train_steps
+from resnet_hub.finetuning.engine.trainer import Progress, Trainer
 from resnet_hub.finetuning.network.freezing import train_all_but
 from resnet_hub.finetuning.training.context import Run
 from resnet_hub.finetuning.training.evaluation import evaluate
 from resnet_hub.finetuning.training.state import Training, save
 
-from ..runs import free_port, one_of_two_on_a_cpu
+from ..runs import (
+    ForkServer,
+    assert_same_run,
+    free_port,
+    happens,
+    log_of,
+    one_of_two_on_a_cpu,
+    saved,
+)
 from ..training.test_best import prepared
 
 BATCH = 64
@@ -53,12 +63,13 @@ def begun(folder: Path, **options: Any) -> tuple[Run, Training, Trainer]:
             module.eval()
     # SGD: Adam makes much of the rounding of small gradients.
     optimizer = run.machine.accelerator.prepare(SGD(training.network.parameters(), lr=0.0))
-    return run, training, replace(training.trainer, finds_parts=True, optimizer=optimizer)
+    return run, training, replace(training.trainer, known_to_fit=set(), optimizer=optimizer)
 
 
 def train(training: Training, trainer: Trainer, progress: Progress | None = None) -> Progress:
     progress = progress or Progress()
-    for _ in train_steps(trainer, progress, training.batches.epoch(0), epoch=0):
+    steps = steps_that_fit(trainer, progress, training.batches.epoch(0), epoch=0)
+    for _ in train_steps(trainer, progress, steps, epoch=0):
         if progress.step == 4:
             break
     return progress
@@ -87,10 +98,10 @@ def test_a_step_that_does_not_fit_is_done_in_parts_and_gives_the_same_weights(tm
 
 def test_trying_out_leaves_batchnorm_and_the_training_as_they_were(tmp_path: Path):
     results = []
-    for name, finds_parts in (("with", True), ("without", False)):
+    for name, known_to_fit in (("with", set()), ("without", None)):
         _, training = prepared(tmp_path / name, max_train_steps=4)
         train_all_but(training.network, 0)
-        train(training, replace(training.trainer, finds_parts=finds_parts))
+        train(training, replace(training.trainer, known_to_fit=known_to_fit))
         results.append({key: value.clone() for key, value in training.network.state_dict().items()})
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
@@ -102,28 +113,18 @@ def test_a_run_that_goes_on_begins_with_the_parts_that_it_had(tmp_path: Path):
     assert max(given) <= 20
 
 
-def test_memory_that_becomes_scarce_in_mid_training_costs_no_step(tmp_path: Path, caplog):
-    """The step begins again: gradients and statistics of the try that failed are forgotten."""
-    states = []
-    for name, most in (("plenty", BATCH), ("scarce", 40)):
-        _, training = prepared(tmp_path / name, max_train_steps=4, images_per_step=BATCH)
-        network = training.network
-        train_all_but(network, 0)
-        trainer = replace(training.trainer, finds_parts=True, statistics=KeptStatistics(network))
-        progress = Progress()
-        for _ in train_steps(trainer, progress, training.batches.epoch(0), epoch=0):
-            if progress.step == 2:
-                limit_images(network.layer2, most)  # half of the network has been computed by then
-            if progress.step == 4:
-                break
-        states.append((progress, network.bn1.num_batches_tracked.item(), progress.recent_losses))
-    (plenty, steps, losses), (scarce, parts, other_losses) = states
-    assert (plenty.parts, scarce.parts) == (1, 2)
-    assert (steps, parts) == (4, 6), "two steps in one part and two in two; nothing of the failed try"
-    assert scarce.images == plenty.images
-    assert other_losses[:2] == losses[:2]
-    assert other_losses[2:] == pytest.approx(losses[2:], rel=0.05)  # BatchNorm sees halves
-    assert "done in 2 parts" in caplog.text
+def test_memory_that_becomes_scarce_later_ends_the_run_with_advice_and_the_same_command_resumes(
+    server: ForkServer, uninterrupted: Path, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    scarce = happens("engine.step.accumulate_gradients", "out of memory", call=9)
+    assert server.run(folder, "--checkpoint_minutes", "0.0001", faults=[scarce]) == 1
+    last = log_of(folder).read_text().splitlines()[-1]
+    assert "Out of device memory with 14 images" in last
+    assert "--per_device_train_batch_size 7" in last
+    assert "step-00000008" in saved(folder)
+    assert server.run(folder) == 0, log_of(folder).read_text()
+    assert_same_run(folder, uninterrupted)
 
 
 def test_uneven_batches_are_done_in_the_same_number_of_parts(tmp_path: Path):
@@ -138,14 +139,15 @@ def test_uneven_batches_are_done_in_the_same_number_of_parts(tmp_path: Path):
         assert len(given) == 20
 
 
-def test_another_image_size_and_other_stages_that_learn_are_tried_out_anew(tmp_path: Path):
+def test_another_image_size_and_other_stages_that_learn_are_tried_out_too(tmp_path: Path):
     _, training, trainer = begun(tmp_path / "run")
     (step,) = next(training.batches.epoch(0))
-    kinds = []
-    for frozen, images in ((2, step.images), (2, step.images[..., :4, :4]), (0, step.images)):
+    small = step._replace(images=step.images[..., :4, :4])
+    given = limit_images(training.network, BATCH)
+    for frozen, batch, tries in ((2, step, 1), (2, step, 1), (2, small, 2), (0, step, 3), (0, step, 3)):
         train_all_but(training.network, frozen)
-        kinds.append(_kind(trainer, [step._replace(images=images)]))
-    assert len(set(kinds)) == 3
+        list(steps_that_fit(trainer, training.progress, [[batch]], epoch=0))
+        assert len(given) == tries
 
 
 def test_parts_that_were_found_for_other_micro_batches_are_not_kept(tmp_path: Path):
@@ -178,16 +180,6 @@ def test_an_evaluation_that_does_not_fit_is_done_in_halves_and_answers_the_same(
     limit_images(training.network, 0)
     with pytest.raises(torch.OutOfMemoryError):
         evaluate(run, training, run.data.validation, training.network)
-
-
-def test_memory_that_runs_out_later_is_said_with_what_to_type():
-    with (
-        pytest.raises(RunError, match="--per_device_train_batch_size 16"),
-        help_if_out_of_memory(num_images=64, parts=2),
-    ):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
-    with pytest.raises(RuntimeError, match="shape"), help_if_out_of_memory(num_images=64, parts=2):
-        raise RuntimeError("shape mismatch")
 
 
 def test_a_real_allocation_that_cannot_be_had_is_known_for_what_it_is():

@@ -4,8 +4,8 @@ import time
 
 import torch
 
-from resnet_hub.finetuning.engine.step import Progress
 from resnet_hub.finetuning.engine.stopwatch import DATA, FORWARD, Stopwatch
+from resnet_hub.finetuning.engine.trainer import Progress
 
 
 def test_time_goes_to_the_station_of_the_next_call_and_that_before_a_start_to_none():

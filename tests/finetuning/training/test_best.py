@@ -21,7 +21,7 @@ from resnet_hub.finetuning.config.hyperrule import complete, image_sizes
 from resnet_hub.finetuning.config.options import RECIPES, FinetuneConfig
 from resnet_hub.finetuning.engine.forward import normalized
 from resnet_hub.finetuning.engine.optimizer import make_optimizer, set_rate
-from resnet_hub.finetuning.engine.step import Progress
+from resnet_hub.finetuning.engine.trainer import Progress
 from resnet_hub.finetuning.finish import measure
 from resnet_hub.finetuning.machine.preemption import PreemptionWatch
 from resnet_hub.finetuning.network.averaging import StepAverage

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from resnet_hub.finetuning.engine.step import Progress, _is_usable
+from resnet_hub.finetuning.engine.step import _is_usable
+from resnet_hub.finetuning.engine.trainer import Progress
 from resnet_hub.finetuning.training.epochs import is_better
 from resnet_hub.results import Score
 
