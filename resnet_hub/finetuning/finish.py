@@ -114,6 +114,8 @@ def write_results(run: Run, training: Training, report: RunReport, logits: dict[
         report=report,
         figures=figures,
         overwrite=folder.export.exists(),
+        preprocessing=run.preprocessing,
+        train_image_size=run.config.train_image_size,
     )
     write_page(folder, report)
     report.save(folder.report)

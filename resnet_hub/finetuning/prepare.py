@@ -35,7 +35,7 @@ from resnet_hub.finetuning.network.build import (
     build_model,
     check_model_name,
     check_takes_images,
-    describe_preprocessing,
+    evaluation_preprocessing,
     width_of,
 )
 from resnet_hub.finetuning.network.freezing import check_freezing
@@ -44,7 +44,6 @@ from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.finetuning.run_folder.tracking import check_trackers
 from resnet_hub.finetuning.training.context import Run
 from resnet_hub.hub import may_be_public
-from resnet_hub.hub.saving import train_input_size
 from resnet_hub.images.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -86,23 +85,17 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
         num_train=len(data.train),
         multi_label=data.multi_label,
         model_image_size=Preprocessing.of_model(model).image_size[0],
-        model_train_size=train_input_size(model)[-1],
+        model_train_size=origin.train_image_size,
         network_width=width_of(model),
         world_size=machine.world_size,
     )
     data = data.in_order_of(config)
     assert config.image_size is not None
-    assert config.train_image_size is not None
-    describe_preprocessing(
-        model,
-        image_size=config.image_size,
-        train_image_size=config.train_image_size,
-        crop_pct=config.crop_pct,
-        class_names=data.class_names,
+    preprocessing = evaluation_preprocessing(
+        model, image_size=config.image_size, crop_fraction=config.crop_pct
     )
     check_freezing(config, model)
     plan = _plan(config, machine, num_train=len(data.train))
-    preprocessing = Preprocessing.of_model(model)
     run = Run(
         config=config,
         machine=machine,

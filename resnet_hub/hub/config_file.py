@@ -16,6 +16,7 @@ from torch import nn
 
 from resnet_hub.downloads.download import CONFIG_FILE
 from resnet_hub.errors import HubError, ModelError, nearest
+from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.models.my_resnet import VARIANTS, timm_twin
 from resnet_hub.models.variant import ATTENTIONS, GLOBAL_POOLS, AntiAlias, Shortcut, Stem
 
@@ -23,7 +24,7 @@ OUR_KEY = "resnet_hub"
 """Key of config.json that says what only this package needs: the variant, the base model, the dataset."""
 
 TRAIN_SIZE = "train_input_size"
-"""Below it, and as an attribute of a model that was loaded: channels, height, width of training images."""
+"""Key below it: channels, height and width of training images."""
 
 _MAX_CONFIG_BYTES = 8 * 2**20  # the names and descriptions of ImageNet-21k's classes are about 2 MB
 _MAX_CLASSES = 1_000_000
@@ -121,14 +122,17 @@ def write_config(
     *,
     class_names: Sequence[str],
     license_id: str | None,
+    preprocessing: Preprocessing | None,
     extra: Mapping[str, Any],
 ) -> None:
     """Write config.json for timm, transformers and us, with the preprocessing of evaluation.
 
     Every client must prepare an image in the same way, and they differ in whether they look at the training
-    or at the test size; so both are written as the size and crop that the model was evaluated with.
+    or at the test size; so both are written as the size and crop that the model was evaluated with. Without
+    `preprocessing` that is what its `pretrained_cfg` says.
     """
-    data = resolve_input_data_config(model, use_test_size=True)
+    asked = None if preprocessing is None else preprocessing.timm_config()
+    data = resolve_input_data_config(model, args=asked, use_test_size=True)
     sizes: dict[str, Any] = {
         "input_size": data["input_size"],
         "test_input_size": data["input_size"],

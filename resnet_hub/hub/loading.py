@@ -1,5 +1,6 @@
 """Loading a published model: from a folder, from a run's folder, or from the Hub."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ _FILLS = frozenset(
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model that was loaded, and what its config.json says of it."""
+
+    model: nn.Module
+    config: ModelConfig
+
+
 def load(source: str | Path, *, revision: str | None = None, cache_dir: Path | None = None) -> nn.Module:
     """The model of a folder, of a run (its `export/`) or of a Hub repository, in eval mode on the CPU.
 
@@ -38,6 +47,13 @@ def load(source: str | Path, *, revision: str | None = None, cache_dir: Path | N
     Raises:
         HubError: there is nothing of the kind, or what is there cannot be trusted.
     """
+    return load_with_config(source, revision=revision, cache_dir=cache_dir).model
+
+
+def load_with_config(
+    source: str | Path, *, revision: str | None = None, cache_dir: Path | None = None
+) -> LoadedModel:
+    """What `load` gives, with the checked config.json beside the model."""
     folder = local_folder(source)
     if folder is not None:
         if revision is not None:
@@ -53,9 +69,9 @@ def load(source: str | Path, *, revision: str | None = None, cache_dir: Path | N
     config = fetch(pinned, CONFIG_FILE, cache_dir=cache_dir)
     weights = fetch(pinned, WEIGHTS_FILE, cache_dir=cache_dir)
     remember(pinned, cache_dir=cache_dir)
-    model = load_files(config.path, weights.path, source=repo_id, data=weights.data)
-    model.pretrained_cfg |= {"hf_hub_id": f"{repo_id}@{pinned.commit}", "source": "hf-hub"}  # pyright: ignore
-    return model
+    loaded = load_files(config.path, weights.path, source=repo_id, data=weights.data)
+    loaded.model.pretrained_cfg |= {"hf_hub_id": f"{repo_id}@{pinned.commit}", "source": "hf-hub"}  # pyright: ignore
+    return loaded
 
 
 def _no_folder_either(folder: Path, error: HubError) -> HubError:
@@ -75,7 +91,9 @@ def local_folder(source: str | Path) -> Path | None:
     return folder / "export" if (folder / "export" / CONFIG_FILE).is_file() else folder
 
 
-def load_files(config_path: Path, weights_path: Path, *, source: str, data: bytes | None = None) -> nn.Module:
+def load_files(
+    config_path: Path, weights_path: Path, *, source: str, data: bytes | None = None
+) -> LoadedModel:
     """The model of two files on the disk; `data` has the bytes of the weights if they were read."""
     config, model, tensors = _checked_files(config_path, weights_path, source=source, data=data)
     counters = {name: torch.tensor(0) for name in model.state_dict() if name.endswith("num_batches_tracked")}
@@ -83,9 +101,8 @@ def load_files(config_path: Path, weights_path: Path, *, source: str, data: byte
     if any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()]):
         model = _build(config, source=source, device="cpu")  # it has buffers that are computed and not stored
         model.load_state_dict(tensors)
-    model.train_input_size = config.train_input_size  # pyright: ignore[reportArgumentType]  for save_folder
     model.multi_label = config.extra.get("multi_label") is True  # pyright: ignore[reportArgumentType]
-    return model.eval()
+    return LoadedModel(model=model.eval(), config=config)
 
 
 def check_files(config_path: Path, weights_path: Path, *, source: str) -> None:

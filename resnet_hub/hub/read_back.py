@@ -26,8 +26,8 @@ def read_back(request: PushRequest, sent: Sent) -> None:
                     f"{hashlib.sha256(bytes_of(held)).hexdigest()}."
                 )
         snapshot = fetch(pinned, CONFIG_FILE, cache_dir=Path(scratch)).path.parent
-        published = load_files(snapshot / CONFIG_FILE, snapshot / WEIGHTS_FILE, source=request.repo_id)
+        published = load_files(snapshot / CONFIG_FILE, snapshot / WEIGHTS_FILE, source=request.repo_id).model
         folder = request.folder
-        local = load_files(folder / CONFIG_FILE, folder / WEIGHTS_FILE, source=str(folder))
+        local = load_files(folder / CONFIG_FILE, folder / WEIGHTS_FILE, source=str(folder)).model
         if not torch.equal(answers(local), answers(published)):
             raise HubError(f"{request.repo_id} at {sent.commit} does not answer as the folder's model does.")

@@ -30,6 +30,7 @@ from resnet_hub.files import fsync
 from resnet_hub.hub.config_file import OUR_KEY, TRAIN_SIZE, read_config, write_config
 from resnet_hub.hub.loading import load_files
 from resnet_hub.hub.weights import tensor_shapes, unwrap, write_weights
+from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.models.my_resnet import VARIANTS
 from resnet_hub.results import RunReport
 
@@ -60,6 +61,8 @@ def save_folder(
     figures: Mapping[str, Path] | None = None,
     license_id: str | None = None,
     overwrite: bool = False,
+    preprocessing: Preprocessing | None = None,
+    train_image_size: int | None = None,
 ) -> Path:
     """Write a model folder and give its path; it appears whole or not at all.
 
@@ -69,8 +72,7 @@ def save_folder(
     compared before the folder gets its name.
 
     Args:
-        model: the network, in whatever wrapping (DDP, compile, EMA), memory format or precision. Its
-            `pretrained_cfg` holds the preprocessing that it was evaluated with.
+        model: the network, in whatever wrapping (DDP, compile, EMA), memory format or precision.
         folder: where to write; the folder above it has to exist or is made.
         class_names: one name for each output, in their order.
         report: the run that is claimed in the card.
@@ -78,6 +80,8 @@ def save_folder(
         license_id: licence of these weights; by default that of the weights which training started from.
         overwrite: replace a model folder that exists; edits of its card are kept. A folder that holds
             anything else is refused all the same.
+        preprocessing: how images were prepared in evaluation. Default: as the model's `pretrained_cfg` says.
+        train_image_size: height and width of training images in pixels. Default: that of `pretrained_cfg`.
 
     Raises:
         HubError: the folder exists and `overwrite` is not set, or it holds what is not ours to remove, or
@@ -96,13 +100,14 @@ def save_folder(
             scratch,
             class_names=class_names,
             license_id=license_id or (None if report is None else report.base_license),
+            preprocessing=preprocessing,
             extra={
                 "version": package_version(),
                 "base_model": base_model,
                 "dataset": None if public is None else public.dataset,
                 "dataset_revision": None if public is None else public.dataset_revision,
                 "multi_label": None if public is None else public.multi_label,
-                TRAIN_SIZE: list(train_input_size(network)),
+                TRAIN_SIZE: _train_input_size(network, train_image_size),
             },
         )
         _copy_figures(figures or {}, scratch)
@@ -114,13 +119,10 @@ def save_folder(
     return folder
 
 
-def train_input_size(model: nn.Module) -> tuple[int, int, int]:
-    """Channels, height and width of the images that a model was trained on, often smaller than evaluation's.
-
-    A model that `load` made knows it beside its `pretrained_cfg`, which is of evaluation.
-    """
-    known: Any = getattr(model, TRAIN_SIZE, None)
-    return known or _timm_cfg(model)["input_size"]
+def _train_input_size(model: nn.Module, image_size: int | None) -> list[int]:
+    """Channels, height and width of training images, which are often smaller than those of evaluation."""
+    channels, *size = _timm_cfg(model)["input_size"]
+    return [channels, *(size if image_size is None else (image_size, image_size))]
 
 
 def generated_card(folder: Path, *, repo_id: str | None) -> str:
@@ -358,8 +360,8 @@ def _check_reads_back(network: nn.Module, folder: Path) -> None:
         f"timm's {config['architecture']!r}": lambda: timm.create_model(
             f"local-dir:{folder}", pretrained=True
         ).eval(),
-        f"resnet_hub's {variant!r}": lambda: load_files(
-            folder / CONFIG_FILE, folder / WEIGHTS_FILE, source="what was written"
+        f"resnet_hub's {variant!r}": lambda: (
+            load_files(folder / CONFIG_FILE, folder / WEIGHTS_FILE, source="what was written").model
         ),
     }
     expected = answers(network)

@@ -63,6 +63,17 @@ class Preprocessing:
             std=_per_channel(found["std"], channels),
         )
 
+    def timm_config(self) -> dict[str, Any]:
+        """The same as timm's data config, the keyword arguments of `timm.data.create_transform`."""
+        return {
+            "input_size": (self.num_channels, *self.image_size),
+            "interpolation": self.interpolation,
+            "mean": self.mean,
+            "std": self.std,
+            "crop_pct": self.crop_fraction,
+            "crop_mode": self.crop_mode,
+        }
+
     def at_size(self, image_size: int) -> "Preprocessing":
         """The same for another square image size."""
         return replace(self, image_size=(image_size, image_size))

@@ -19,7 +19,9 @@ from timm.utils import ModelEmaV3
 import resnet_hub
 from resnet_hub.errors import HubError, ModelError
 from resnet_hub.hub import save_folder, saving
-from resnet_hub.hub.config_file import MODEL_ARGS
+from resnet_hub.hub.config_file import MODEL_ARGS, read_config
+from resnet_hub.hub.loading import LoadedModel
+from resnet_hub.hub.saving import answers
 from resnet_hub.models.variant import ATTENTIONS, GLOBAL_POOLS, STEM_STRIDES
 
 pytest_plugins = ["tests.hub_server.fixtures"]
@@ -176,17 +178,13 @@ def test_whatever_options_a_network_was_made_with_it_comes_back_the_same(tmp_pat
     folder = save_folder(model, tmp_path / "export", class_names=NAMES)
     assert json.loads((folder / "config.json").read_text())["architecture"] == (twin or name)
     again = resnet_hub.load(folder)
-    assert_answers_alike(again, model)
     assert type(again) is type(model)
-    assert_answers_alike(timm.create_model(f"local-dir:{folder}", pretrained=True).eval(), model)
+    assert torch.equal(answers(again), answers(model))
+    # Another class may add up in another order, which shows in the last bit on some processors.
+    timms = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    torch.testing.assert_close(answers(timms), answers(model), rtol=1e-5, atol=1e-6)
     saved_again = save_folder(again, tmp_path / "again", class_names=NAMES)
-    assert_answers_alike(resnet_hub.load(saved_again), model)
-
-
-def assert_answers_alike(first: torch.nn.Module, second: torch.nn.Module) -> None:
-    images = torch.randn(2, second.in_chans, 64, 64, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        assert torch.equal(first(images), second(images))
+    assert torch.equal(answers(resnet_hub.load(saved_again)), answers(model))
 
 
 def test_everything_that_a_network_can_be_made_with_can_be_saved():
@@ -288,10 +286,10 @@ def test_a_strict_load_that_computes_something_else_is_caught(tmp_path):
 def test_a_folder_that_only_resnet_hub_would_read_as_another_network_is_caught(tmp_path, monkeypatch):
     plain = timm.create_model("my_resnet18", num_classes=3).eval()
 
-    def read_as_plain(*paths: object, source: str) -> torch.nn.Module:
+    def read_as_plain(*paths: object, source: str) -> LoadedModel:
         """What a mistaken variant in config.json led to."""
         plain.load_state_dict(load_file(paths[1]))
-        return plain
+        return LoadedModel(model=plain, config=read_config(paths[0], source=source))
 
     model = small_model(anti_alias="blur")
     monkeypatch.setattr(saving, "load_files", read_as_plain)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnet_hub.errors import ConfigError, UserError, nearest
 from resnet_hub.finetuning.config.options import FinetuneConfig
-from resnet_hub.hub import ensure_pretrained_weights, load
+from resnet_hub.hub import ensure_pretrained_weights
+from resnet_hub.hub.loading import load_with_config
+from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.models.packaged_weights import is_packaged
 
 _FEWEST_OF_SINGLE_VALUES = 2  # images of which BatchNorm has a variance, if each gives it one value
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Where a model's first weights came from."""
+class StartingPoint:
+    """The weights that a run starts from."""
 
     name: str
     """Variant, with the tag of its weights if it has any: `my_resnet50.a1_in1k`."""
     base_model: str | None
     """Hub repository, folder, or name in the package, of the weights; None from scratch."""
     base_license: str | None
+    train_image_size: int
+    """Height in pixels of the images that they were trained on."""
 
 
 def check_model_name(config: FinetuneConfig) -> None:
@@ -66,7 +70,7 @@ def check_model_name(config: FinetuneConfig) -> None:
         )
 
 
-def build_model(config: FinetuneConfig, *, class_names: tuple[str, ...]) -> tuple[nn.Module, Origin]:
+def build_model(config: FinetuneConfig, *, class_names: tuple[str, ...]) -> tuple[nn.Module, StartingPoint]:
     """The model with a new `fc`, drawn from the seed, and where its other weights came from.
 
     The whole checkpoint is loaded strictly first and `fc` is replaced then: a data set that happens to have
@@ -75,11 +79,16 @@ def build_model(config: FinetuneConfig, *, class_names: tuple[str, ...]) -> tupl
     name = config.model_name_or_path
     torch.manual_seed(config.seed)
     if is_source(name):
-        model = load(name)
+        loaded = load_with_config(name)
+        model, described = loaded.model, loaded.config
         cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
-        # A folder by its full path: a relative one may look like somebody's repository.
-        source = str(Path(name).resolve()) if Path(name).is_dir() else name
-        origin = Origin(name=cfg["architecture"], base_model=source, base_license=cfg.get("license"))
+        start = StartingPoint(
+            name=described.architecture,
+            # A folder by its full path: a relative one may look like somebody's repository.
+            base_model=str(Path(name).resolve()) if Path(name).is_dir() else name,
+            base_license=described.license_id,
+            train_image_size=(described.train_input_size or cfg["input_size"])[1],
+        )
     else:
         # timm's own models too: quick to fail, and the file is compared with the sum that the Hub declares.
         file = ensure_pretrained_weights(name) if config.pretrained else None
@@ -90,36 +99,25 @@ def build_model(config: FinetuneConfig, *, class_names: tuple[str, ...]) -> tupl
             pretrained_cfg_overlay=overlay,
             drop_path_rate=config.drop_path_rate,
         )
-        origin = _origin_of(model, pretrained=config.pretrained)
+        start = _starting_point(model, pretrained=config.pretrained)
     torch.manual_seed(config.seed)
     model.reset_classifier(len(class_names))  # pyright: ignore[reportCallIssue]
-    return model, origin
+    return model, start
 
 
-def describe_preprocessing(
-    model: nn.Module,
-    *,
-    image_size: int,
-    train_image_size: int,
-    crop_pct: float | None,
-    class_names: tuple[str, ...],
-) -> None:
-    """Write into the model's `pretrained_cfg` how it is trained and evaluated here; the export says it."""
+def evaluation_preprocessing(
+    model: nn.Module, *, image_size: int, crop_fraction: float | None
+) -> Preprocessing:
+    """How a run prepares the images that it evaluates, `image_size` pixels high and wide.
+
+    Without a `crop_fraction`, the model's own test crop is used at the model's own test size only: weights
+    that are tested on larger images than they learned from are tested on more of each image as well.
+    """
     cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
-    channels = cfg["input_size"][0]
-    if crop_pct is None and image_size == (cfg.get("test_input_size") or (None,))[-1]:
-        crop_pct = cfg.get("test_crop_pct")
-    cfg.update(
-        input_size=(channels, train_image_size, train_image_size),
-        test_input_size=(channels, image_size, image_size),
-        test_crop_pct=None,
-        num_classes=len(class_names),
-        label_names=list(class_names),
-        label_descriptions=None,
-    )
-    model.train_input_size = None  # pyright: ignore  that of the weights that training started from
-    if crop_pct is not None:
-        cfg["crop_pct"] = crop_pct
+    if crop_fraction is None and image_size == (cfg.get("test_input_size") or (None,))[-1]:
+        crop_fraction = cfg.get("test_crop_pct")
+    crop_fraction = crop_fraction or cfg["crop_pct"]
+    return replace(Preprocessing.of_model(model, image_size), crop_fraction=crop_fraction)
 
 
 @torch.inference_mode()
@@ -179,17 +177,18 @@ def is_source(name: str) -> bool:
     return "/" in name or (Path(name).is_dir() and not is_model(name.partition(".")[0]))
 
 
-def _origin_of(model: nn.Module, *, pretrained: bool) -> Origin:
+def _starting_point(model: nn.Module, *, pretrained: bool) -> StartingPoint:
     cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
-    if not pretrained:
-        return Origin(name=cfg["architecture"], base_model=None, base_license=None)
-    tag = f".{cfg['tag']}" if cfg.get("tag") else ""
-    name, file = f"{cfg['architecture']}{tag}", cfg.get("file")
-    source = cfg.get("hf_hub_id") or cfg.get("url") or (name if is_packaged(file) else file)
-    return Origin(
+    name, source = cfg["architecture"], None
+    if pretrained:
+        name = f"{name}.{cfg['tag']}" if cfg.get("tag") else name
+        file = cfg.get("file")
+        source = cfg.get("hf_hub_id") or cfg.get("url") or (name if is_packaged(file) else file)
+    return StartingPoint(
         name=name,
         base_model=None if source is None else str(source),
-        base_license=cfg.get("license"),
+        base_license=cfg.get("license") if pretrained else None,
+        train_image_size=cfg["input_size"][1],
     )
 
 

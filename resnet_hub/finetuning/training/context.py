@@ -18,7 +18,7 @@ from resnet_hub.finetuning.machine.display import Display
 from resnet_hub.finetuning.machine.machine import Machine
 from resnet_hub.finetuning.machine.preemption import Preempted, PreemptionWatch
 from resnet_hub.finetuning.machine.ranks import Crew
-from resnet_hub.finetuning.network.build import Origin
+from resnet_hub.finetuning.network.build import StartingPoint
 from resnet_hub.finetuning.network.teacher import Teacher
 from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.images.preprocessing import Preprocessing
@@ -33,7 +33,7 @@ class Run:
     folder: RunFolder
     data: ImageData
     model: nn.Module
-    origin: Origin
+    origin: StartingPoint
     preprocessing: Preprocessing
     plan: EpochPlan
     num_workers: int

@@ -22,8 +22,8 @@ from resnet_hub.finetuning.config.hyperrule import complete
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.engine.optimizer import make_optimizer, set_rate
 from resnet_hub.finetuning.run_folder.checkpoint import load_optimizer_tensors, optimizer_tensors
-from resnet_hub.hub import load, save_folder
-from resnet_hub.hub.saving import train_input_size
+from resnet_hub.hub import save_folder
+from resnet_hub.hub.loading import load_with_config
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.results import RunReport
 
@@ -147,12 +147,16 @@ def test_copies_of_an_image_are_augmented_each_in_its_own_way(tmp_path: Path):
 
 def test_training_images_may_be_smaller_than_those_of_evaluation(tmp_path: Path):
     run, training = prepared(tmp_path / "run", image_size=16, train_image_size=12, crop_pct=0.9)
-    cfg = run.model.pretrained_cfg
-    assert (cfg["input_size"], cfg["test_input_size"]) == ((3, 12, 12), (3, 16, 16))
-    names = [str(digit) for digit in range(10)]
-    again = load(save_folder(run.model, tmp_path / "export", class_names=names))
-    assert train_input_size(load(save_folder(again, tmp_path / "again", class_names=names)))[-1] == 12
-    assert Preprocessing.of_model(again).image_size == (16, 16)
+    folder = save_folder(
+        run.model,
+        tmp_path / "export",
+        class_names=[str(digit) for digit in range(10)],
+        preprocessing=run.preprocessing,
+        train_image_size=run.config.train_image_size,
+    )
+    again = load_with_config(folder)
+    assert again.config.train_input_size == (3, 12, 12)
+    assert Preprocessing.of_model(again.model) == run.preprocessing
     (batch,) = next(training.batches.epoch(0))
     assert batch.images.shape[2:] == (12, 12)
     assert run.preprocessing.image_size == (16, 16)
