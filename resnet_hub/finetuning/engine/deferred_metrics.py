@@ -2,8 +2,8 @@
 
 A GPU runs behind the program: asking for the value of a loss waits until everything before it is done, and
 then the GPU is idle until the program has launched more. So the values are copied beside the computation and
-read one step later. By then NaN would be in the weights, and perhaps in a checkpoint: the optimizer itself has
-to leave out such a step on the device, and a checkpoint is written only after `settle`.
+read one step later. By then NaN would be in the weights, and perhaps in a checkpoint: the optimizer itself
+has to leave out such a step on the device, and a checkpoint is written only after `settle`.
 
 This rests on `found_inf`, the attribute through which torch's GradScaler tells this to optimizers that update
 all parameters in one call. In a release of torch without it a diverged step would spoil the weights; the
