@@ -32,6 +32,7 @@ from resnet_hub.finetuning.batches.augment import build_train_transform, short_s
 from resnet_hub.finetuning.batches.disk_cache import Reduction, build_image_cache
 from resnet_hub.finetuning.batches.loader import TrainBatches
 from resnet_hub.finetuning.batches.sampler import EpochPlan
+from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.data.load import load_data
 from resnet_hub.finetuning.machine.ranks import Crew
@@ -114,11 +115,7 @@ def our_pipeline(folder: Path, *, cache: bool = False) -> Callable[[], Iterator[
         else train,
         [build_train_transform(config, PREPROCESSING)],
         EpochPlan(num_images=len(train), global_batch_size=BATCH, seed=0),
-        rank=0,
-        world_size=1,
-        num_micro=1,
-        num_workers=0,
-        pin_memory=False,
+        options=LoaderOptions(),
     )
     epochs = itertools.count()
     return lambda: (batch.images for (batch,) in batches.epoch(next(epochs)))

@@ -27,6 +27,7 @@ from benchmark_data import PREPROCESSING, make_photo
 from resnet_hub.finetuning.batches.augment import build_train_transform
 from resnet_hub.finetuning.batches.loader import TrainBatches
 from resnet_hub.finetuning.batches.sampler import EpochPlan
+from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.data.load import load_data
 
@@ -87,11 +88,7 @@ def measure(folder: Path, shuffle_buffer: int, *, streaming: bool) -> dict[str, 
         train,
         [build_train_transform(FinetuneConfig(dataset_name="-", augmentation="crop"), PREPROCESSING)],
         EpochPlan(num_images=len(train), global_batch_size=BATCH, seed=0),
-        rank=0,
-        world_size=1,
-        num_micro=1,
-        num_workers=0,
-        pin_memory=False,
+        options=LoaderOptions(),
     )
     opened = own_memory()
     threading.Thread(target=watch, daemon=True).start()

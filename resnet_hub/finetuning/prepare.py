@@ -21,6 +21,7 @@ from resnet_hub.finetuning.batches.augment import fixed_views, parse_auto_augmen
 from resnet_hub.finetuning.batches.cache_folder import check_cache_folder
 from resnet_hub.finetuning.batches.memory_cache import KeptViews
 from resnet_hub.finetuning.batches.sampler import EpochPlan
+from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
 from resnet_hub.finetuning.config.hyperrule import SMALL_IMAGE, complete
 from resnet_hub.finetuning.config.options import FinetuneConfig, with_options
 from resnet_hub.finetuning.data.image_facts import FactsMemory
@@ -105,7 +106,11 @@ def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
         origin=origin,
         preprocessing=preprocessing,
         plan=plan,
-        num_workers=choose_num_workers(config, machine, preprocessing.image_size),
+        loading=LoaderOptions.of_machine(
+            machine,
+            num_workers=choose_num_workers(config, machine, preprocessing.image_size),
+            wait_seconds=config.ddp_timeout,
+        ),
         crew=crew,
         display=display,
         watch=watch,
@@ -267,7 +272,7 @@ def _summary(run: Run) -> str:
     fitted = "fc fitted first, " if config.fit_fc_first else ""
     return "\n".join(
         (
-            f"machine   {run.machine.describe()}, {run.num_workers} loader processes",
+            f"machine   {run.machine.describe()}, {run.loading.num_workers} loader processes",
             f"model     {run.origin.name}, {parameters / 1e6:.2f} M parameters, {start}, new fc for "
             f"{len(run.data.class_names)} classes, {config.image_size} {size}",
             f"training  {fitted}{config.num_train_epochs} epochs, {run.total_steps} steps of "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from resnet_hub.errors import ConfigError, DataError
 from resnet_hub.finetuning.batches.augment import EvaluationTransform
 from resnet_hub.finetuning.batches.loader import ViewBatches
+from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.config.yaml_file import load_config
 from resnet_hub.finetuning.data.load import load_data, load_split
@@ -244,10 +245,9 @@ def _compute(
         split,
         EvaluationTransform(preprocessing),
         batch_size=request.batch_size,
-        rank=machine.rank,
-        world_size=machine.world_size,
-        num_workers=choose_num_workers(config, machine, preprocessing.image_size),
-        pin_memory=machine.accelerator.device.type == "cuda",
+        options=LoaderOptions.of_machine(
+            machine, num_workers=choose_num_workers(config, machine, preprocessing.image_size)
+        ),
     )
     return compute_split(
         _with_mirror(model) if request.test_time_augmentation == "flip" else model,

@@ -39,13 +39,19 @@ class OptimizedModel:
     num_images: int
 
 
+def has_bf16_units(device: torch.device) -> bool:
+    """Whether a CPU (AMX, AVX512-BF16) or GPU multiplies bf16 faster than float32; no emulation counts."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpu = torch.cpu
+    return device.type == "cpu" and bool(cpu._is_amx_tile_supported() or cpu._is_avx512_bf16_supported())
+
+
 def fastest_precision(device: torch.device) -> Literal["float32", "bfloat16", "float16"]:
     """The number format that the units of this machine compute convolutions fastest in."""
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
+    if has_bf16_units(device):
         return "bfloat16"
-    return "float32"
+    return "float16" if device.type == "cuda" else "float32"
 
 
 def optimize_for_inference(

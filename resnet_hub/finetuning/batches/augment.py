@@ -6,8 +6,7 @@ worker, on any process and after a resume.
 
 import math
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +25,7 @@ from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.batches.memory_cache import evaluated
 from resnet_hub.finetuning.config.hyperrule import SMALL_IMAGE, image_sizes
 from resnet_hub.finetuning.config.options import FinetuneConfig
-from resnet_hub.finetuning.machine.seeds import random_key
+from resnet_hub.finetuning.machine.seeds import keyed_randomness
 from resnet_hub.images.decoding import DecodableImage
 from resnet_hub.images.preprocessing import Preprocessing, resize_pixels
 
@@ -37,21 +36,6 @@ _STANDARD_AREA = (0.08, 1.0)  # the same
 _MILD_AREA = (0.35, 1.0)
 
 TrainTransform = Callable[[DecodableImage], Tensor]
-
-
-@contextmanager
-def keyed_randomness(*key: int) -> Iterator[None]:
-    """Inside, torch's CPU generator draws what depends on `key` alone; outside it is untouched.
-
-    Generators of other devices are left as they are.
-    """
-    generator = torch.default_generator
-    before = generator.get_state()
-    generator.manual_seed(random_key(*key))
-    try:
-        yield
-    finally:
-        generator.set_state(before)
 
 
 def build_train_transforms(config: FinetuneConfig, preprocessing: Preprocessing) -> list[TrainTransform]:

@@ -4,7 +4,7 @@ Images stay uint8; they become float on the device, which moves a quarter of the
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from resnet_hub.errors import RunError
-from resnet_hub.finetuning.batches.augment import TrainTransform, keyed_randomness
+from resnet_hub.finetuning.batches.augment import TrainTransform
 from resnet_hub.finetuning.batches.sampler import EpochPlan, Indices, Share, part
 from resnet_hub.finetuning.batches.stream_reader import StreamedImages, stream_batches
-from resnet_hub.finetuning.batches.worker_processes import WAIT_SECONDS, LastingLoader
+from resnet_hub.finetuning.batches.worker_processes import LastingLoader, LoaderOptions
 from resnet_hub.finetuning.data.streaming.stream import TrainStream
+from resnet_hub.finetuning.machine.seeds import keyed_randomness
 from resnet_hub.images.decoding import BadImageError, DecodableImage, read_header
 
 
@@ -87,18 +88,14 @@ class TrainBatches:
         transforms: Sequence[TrainTransform],
         plan: EpochPlan,
         *,
-        rank: int,
-        world_size: int,
-        num_micro: int,
-        num_workers: int,
-        pin_memory: bool,
-        wait_seconds: float = WAIT_SECONDS,
+        num_micro: int = 1,
+        options: LoaderOptions,
     ) -> None:
         """Use one transform for each epoch, the last one for all later epochs too."""
-        plan.check_parts(world_size, num_micro)
+        plan.check_parts(options.world_size, num_micro)
         self.plan = plan
         self._num_micro = num_micro
-        share = Share(rank, world_size, num_micro)
+        share = Share(options.rank, options.world_size, num_micro)
         augment = partial(_augment, transforms, plan.seed)
         images: Dataset[Batch]
         if isinstance(split, TrainStream):
@@ -107,9 +104,7 @@ class TrainBatches:
         else:
             self._keys = _TrainKeys(partial(_batches_by_index, plan, share), num_micro)
             images = _TrainImages(split, augment)
-        self._loader: LastingLoader[Batch] = LastingLoader(
-            images, num_workers=num_workers, pin_memory=pin_memory, wait_seconds=wait_seconds
-        )
+        self._loader: LastingLoader[Batch] = LastingLoader(images, options)
 
     def epoch(
         self,
@@ -152,21 +147,14 @@ class ViewBatches:
         *,
         seeds: Sequence[int] | None = None,
         batch_size: int,
-        rank: int,
-        world_size: int,
-        num_workers: int,
-        pin_memory: bool,
-        wait_seconds: float = WAIT_SECONDS,
+        options: LoaderOptions,
     ) -> None:
         """Look at the images through a transform; one that draws needs `seeds`, one for each image."""
         self._num_images, self._batch_size = len(split.labels), batch_size
-        self._rank, self._world_size = rank, world_size
-        most = -(-self._num_images // (world_size * batch_size))
+        most = -(-self._num_images // (options.world_size * batch_size))
+        self._options = replace(options, num_workers=min(options.num_workers, most))
         self._loader: LastingLoader[Batch] = LastingLoader(
-            _ViewedImages(split, transform, seeds),
-            num_workers=min(num_workers, most),
-            pin_memory=pin_memory,
-            wait_seconds=wait_seconds,
+            _ViewedImages(split, transform, seeds), self._options
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -175,7 +163,7 @@ class ViewBatches:
 
     def some(self, indices: Indices) -> Iterator[Batch]:
         """The batches of the images at some positions, shared as if they were all."""
-        share = part(indices, self._rank, self._world_size)
+        share = part(indices, self._options.rank, self._options.world_size)
         keys = [share[start : start + self._batch_size] for start in range(0, len(share), self._batch_size)]
         return self._loader.batches(lambda done: keys[done:])
 

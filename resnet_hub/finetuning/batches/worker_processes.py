@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from resnet_hub.errors import RunError
+from resnet_hub.finetuning.machine.machine import Machine
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,33 @@ _PREFETCH = 4  # batches that each worker reads ahead; enough to ride out an epo
 _POLL_SECONDS = 2
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderOptions:
+    """How one process of a run loads its share of the images; without arguments it loads all of them."""
+
+    rank: int = 0
+    world_size: int = 1
+    num_workers: int = 0
+    """Worker processes; 0 loads in this process."""
+    pin_memory: bool = False
+    """Whether batches are copied to memory from which a GPU can fetch them."""
+    wait_seconds: float = WAIT_SECONDS
+    """How long a batch may take before the workers count as hanging."""
+
+    @classmethod
+    def of_machine(
+        cls, machine: Machine, *, num_workers: int, wait_seconds: float = WAIT_SECONDS
+    ) -> "LoaderOptions":
+        """Those of this process of a run."""
+        return cls(
+            rank=machine.rank,
+            world_size=machine.world_size,
+            num_workers=num_workers,
+            pin_memory=machine.accelerator.device.type == "cuda",
+            wait_seconds=wait_seconds,
+        )
 
 
 class LoaderProcessesError(RunError):
@@ -37,19 +66,9 @@ class LastingLoader(Generic[T]):
     together with the others, with a warning, and the batches go on where they were, with the same images.
     """
 
-    def __init__(
-        self, images: Dataset[T], *, num_workers: int, pin_memory: bool, wait_seconds: float = WAIT_SECONDS
-    ) -> None:
-        """Load from a data set that answers each key with a whole batch.
-
-        Args:
-            images: Its `__getitems__` takes a key.
-            num_workers: Processes; 0 loads in this one.
-            pin_memory: Whether batches are copied to memory from which a GPU can fetch them.
-            wait_seconds: How long a batch may take before the workers count as hanging.
-        """
-        self._images, self._num_workers, self._pin_memory = images, num_workers, pin_memory
-        self._wait_seconds = wait_seconds
+    def __init__(self, images: Dataset[T], options: LoaderOptions) -> None:
+        """Load from a data set whose `__getitems__` answers each key with a whole batch."""
+        self._images, self._options = images, options
         self._keys = _Keys()
         self._workers: set[BaseProcess] = set()
         self._loader = self._make()
@@ -110,7 +129,7 @@ class LastingLoader(Generic[T]):
 
     def _next(self, batches: Iterator[T]) -> T | None:
         """The next batch, or None after the last one."""
-        until = time.monotonic() + self._wait_seconds
+        until = time.monotonic() + self._options.wait_seconds
         while True:
             try:
                 return next(batches, None)
@@ -119,7 +138,7 @@ class LastingLoader(Generic[T]):
                 if not _is_timeout(error):
                     raise
                 if time.monotonic() > until:
-                    raise _WorkersLost(f"No batch came for {self._wait_seconds:.0f} s") from error
+                    raise _WorkersLost(f"No batch came for {self._options.wait_seconds:.0f} s") from error
 
     def _check_workers(self, error: Exception) -> None:
         """Raise _WorkersLost, because of the error, if a worker has ended."""
@@ -137,16 +156,17 @@ class LastingLoader(Generic[T]):
         self._loader = self._make()
 
     def _make(self) -> DataLoader[T]:
+        has_workers = self._options.num_workers > 0
         return DataLoader(
             self._images,
             batch_sampler=self._keys,  # pyright: ignore[reportArgumentType]  its keys are not lists
             collate_fn=_as_it_is,
-            num_workers=self._num_workers,
-            persistent_workers=self._num_workers > 0,
-            prefetch_factor=_PREFETCH if self._num_workers else None,
-            pin_memory=self._pin_memory,
-            timeout=_POLL_SECONDS if self._num_workers else 0,
-            worker_init_fn=partial(_leave_signals_to_parent, _parent_exits()) if self._num_workers else None,
+            num_workers=self._options.num_workers,
+            persistent_workers=has_workers,
+            prefetch_factor=_PREFETCH if has_workers else None,
+            pin_memory=self._options.pin_memory,
+            timeout=_POLL_SECONDS if has_workers else 0,
+            worker_init_fn=partial(_leave_signals_to_parent, _parent_exits()) if has_workers else None,
             # A generator of its own: otherwise making an iterator would draw from the training's.
             generator=torch.Generator(),
         )

@@ -1,13 +1,13 @@
 """What a network makes of images: of a batch on its device, and of a split that several processes share."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from resnet_hub.finetuning.batches.loader import Batch
-from resnet_hub.finetuning.engine.float32 import full_float32
 from resnet_hub.finetuning.engine.out_of_memory import in_halves
 from resnet_hub.finetuning.machine.machine import Machine
 from resnet_hub.images.preprocessing import Preprocessing
@@ -70,3 +70,16 @@ def _gather_uneven(rows: Tensor, machine: Machine) -> Tensor:
     everything = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(everything, padded, group=machine.speakers if rows.device.type == "cpu" else None)
     return torch.cat([part[: int(count)].cpu() for part, count in zip(everything, counts, strict=True)])
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Inside, products and convolutions of float32 have all 24 bits of it; TF32 has 11."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions

@@ -22,9 +22,9 @@ from torch.distributed import ProcessGroup
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config.hyperrule import SMALL_IMAGE
 from resnet_hub.finetuning.config.options import FinetuneConfig, Precision
-from resnet_hub.finetuning.machine.cpu import available_cores
-from resnet_hub.finetuning.machine.freed_memory import keep_freed_memory
+from resnet_hub.finetuning.machine.cpu import available_cores, keep_freed_memory
 from resnet_hub.finetuning.machine.preemption import was_launched
+from resnet_hub.models.optimize import has_bf16_units
 
 logger = logging.getLogger(__name__)
 
@@ -201,12 +201,6 @@ def _choose_num_threads(most: int) -> int:
     return min(int(asked), most)
 
 
-def has_bf16_units() -> bool:
-    """Whether this processor multiplies bf16 matrices faster than float32 ones (AMX or AVX512-BF16)."""
-    cpu = torch.cpu
-    return bool(cpu._is_amx_tile_supported() or cpu._is_avx512_bf16_supported())
-
-
 def _is_cpu_only() -> bool:
     forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return forced or not (torch.cuda.is_available() or torch.backends.mps.is_available())
@@ -238,13 +232,8 @@ def _choose_precision(wanted: Precision, *, cpu_only: bool) -> str:
         raise ConfigError("fp16 needs a GPU; on a CPU use --mixed_precision bf16 or no.")
     if wanted != "auto" or asked != "no":
         return asked
-    if cpu_only:
-        return "bf16" if has_bf16_units() else "no"
-    return (
-        "bf16"
-        if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-        else "no"
-    )
+    device = "cpu" if cpu_only else "cuda" if torch.cuda.is_available() else "mps"
+    return "bf16" if has_bf16_units(torch.device(device)) else "no"
 
 
 def _choose_sync_batchnorm(config: FinetuneConfig, world_size: int) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 from resnet_hub.finetuning.batches.augment import short_side_to_keep
 from resnet_hub.finetuning.batches.disk_cache import ReducedImages, Reduction, build_image_cache
 from resnet_hub.finetuning.batches.sampler import EpochPlan
-from resnet_hub.finetuning.batches.worker_processes import KeptLoaders
+from resnet_hub.finetuning.batches.worker_processes import KeptLoaders, LoaderOptions
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.data.load import ImageData
 from resnet_hub.finetuning.data.split import Split
@@ -36,7 +36,7 @@ class Run:
     origin: StartingPoint
     preprocessing: Preprocessing
     plan: EpochPlan
-    num_workers: int
+    loading: LoaderOptions
     crew: Crew
     display: Display
     watch: PreemptionWatch

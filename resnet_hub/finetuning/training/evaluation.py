@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
-from accelerate.utils import broadcast
+from timm.utils import distribute_bn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -50,8 +50,7 @@ def evaluate(
 def share_statistics(run: Run, network: nn.Module) -> None:
     """Give all processes BatchNorm's running statistics of the first, where each has its own."""
     if run.machine.world_size > 1 and not run.machine.sync_batchnorm:
-        for buffer in network.buffers():
-            broadcast(buffer)
+        distribute_bn(network, run.machine.world_size)
 
 
 @torch.no_grad()
@@ -97,16 +96,13 @@ def reestimate_batchnorm(
 
 def _plain_train_batches(run: Run, num_steps: int) -> TrainBatches:
     """Training images as evaluation sees them; a few processes load the few steps of them."""
+    num_workers = min(run.loading.num_workers, num_steps, _STATISTICS_WORKERS)
     return TrainBatches(
         run.data.train,
         [EvaluationTransform(run.preprocessing)],
         replace(run.plan, copies=1),
-        rank=run.machine.rank,
-        world_size=run.machine.world_size,
         num_micro=run.config.gradient_accumulation_steps,
-        num_workers=min(run.num_workers, num_steps, _STATISTICS_WORKERS),
-        pin_memory=run.machine.accelerator.device.type == "cuda",
-        wait_seconds=run.config.ddp_timeout,
+        options=replace(run.loading, num_workers=num_workers),
     )
 
 
@@ -115,7 +111,9 @@ def _batches(run: Run, split: Split) -> Iterable[Batch]:
     if _is_kept(run, split):
         run.loaders.end(split.name)
         return validation_batches(run, split, num_workers=0)
-    return run.loaders.of(split.name, lambda: validation_batches(run, split, num_workers=run.num_workers))
+    return run.loaders.of(
+        split.name, lambda: validation_batches(run, split, num_workers=run.loading.num_workers)
+    )
 
 
 def validation_batches(run: Run, split: Split, *, num_workers: int) -> ViewBatches:
@@ -124,11 +122,7 @@ def validation_batches(run: Run, split: Split, *, num_workers: int) -> ViewBatch
         split,
         EvaluationTransform(run.preprocessing),
         batch_size=_batch_size(run),
-        rank=run.machine.rank,
-        world_size=run.machine.world_size,
-        num_workers=num_workers,
-        pin_memory=run.machine.accelerator.device.type == "cuda",
-        wait_seconds=run.config.ddp_timeout,
+        options=replace(run.loading, num_workers=num_workers),
     )
 
 

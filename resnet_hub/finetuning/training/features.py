@@ -14,8 +14,7 @@ from resnet_hub.finetuning.batches.augment import EvaluationTransform, TrainTran
 from resnet_hub.finetuning.batches.loader import ViewBatches
 from resnet_hub.finetuning.batches.sampler import Indices
 from resnet_hub.finetuning.data.split import Split
-from resnet_hub.finetuning.engine.float32 import full_float32
-from resnet_hub.finetuning.engine.forward import compute_split
+from resnet_hub.finetuning.engine.forward import compute_split, full_float32
 from resnet_hub.finetuning.engine.losses import class_weights
 from resnet_hub.finetuning.machine.seeds import random_key
 from resnet_hub.finetuning.training.context import Run
@@ -152,11 +151,7 @@ class _Computer:
             view.transform,
             seeds=view.seeds(split),
             batch_size=run.config.per_device_eval_batch_size,
-            rank=run.machine.rank,
-            world_size=run.machine.world_size,
-            num_workers=run.num_workers,
-            pin_memory=run.machine.accelerator.device.type == "cuda",
-            wait_seconds=run.config.ddp_timeout,
+            options=run.loading,
         )
 
     def _features(self, batches: ViewBatches, places: Indices, *, name: str) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_hub.finetuning.engine.float32 import full_float32
+from resnet_hub.finetuning.engine.forward import full_float32
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Weights of the squared norm beside the mean loss, strongest first: each starts from the one before."""

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from safetensors import SafetensorError
@@ -112,7 +112,7 @@ def start_or_resume(run: Run) -> Training:
         average=average,
         progress=progress,
         best=dict(checkpoint.tensors.get("best", {})) if checkpoint else {},
-        batches=make_train_batches(run, num_workers=run.num_workers),
+        batches=make_train_batches(run, num_workers=run.loading.num_workers),
         log=log,
         tracking=_make_tracking(run, going_on_from=progress.step if checkpoint else None),
         resumed_from_step=progress.step if checkpoint else None,
@@ -186,12 +186,8 @@ def make_train_batches(run: Run, *, num_workers: int) -> TrainBatches:
         images,
         build_train_transforms(run.config, run.preprocessing),
         run.plan,
-        rank=run.machine.rank,
-        world_size=run.machine.world_size,
         num_micro=run.config.gradient_accumulation_steps,
-        num_workers=num_workers,
-        pin_memory=run.machine.accelerator.device.type == "cuda",
-        wait_seconds=run.config.ddp_timeout,
+        options=replace(run.loading, num_workers=num_workers),
     )
 
 

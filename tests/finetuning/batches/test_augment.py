@@ -15,9 +15,9 @@ from resnet_hub.finetuning.batches.augment import (
     build_mixer,
     build_train_transform,
     build_train_transforms,
-    keyed_randomness,
 )
 from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.machine.seeds import keyed_randomness
 from resnet_hub.finetuning.report.contact_sheet import draw_batch
 from resnet_hub.images.decoding import ColorMode, EncodedImage, Pixels, open_image, read_header
 from resnet_hub.images.preprocessing import Preprocessing

@@ -18,17 +18,18 @@ from resnet_hub.finetuning.batches import disk_cache
 from resnet_hub.finetuning.batches.augment import (
     CropAndResize,
     build_train_transform,
-    keyed_randomness,
     short_side_to_keep,
 )
 from resnet_hub.finetuning.batches.disk_cache import ReducedImages, Reduction, build_image_cache
 from resnet_hub.finetuning.batches.loader import Batch, LabelledImages, TrainBatches
 from resnet_hub.finetuning.batches.sampler import EpochPlan
+from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
 from resnet_hub.finetuning.config.options import FinetuneConfig, with_options
 from resnet_hub.finetuning.data.load import load_data
 from resnet_hub.finetuning.data.split import Split
 from resnet_hub.finetuning.machine.preemption import Preempted, PreemptionWatch
 from resnet_hub.finetuning.machine.ranks import Crew
+from resnet_hub.finetuning.machine.seeds import keyed_randomness
 from resnet_hub.finetuning.prepare import prepare
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.results import RunReport
@@ -105,11 +106,7 @@ def batches_of(images: LabelledImages, *, rank: int = 0, world_size: int = 1, nu
         images,
         [build_train_transform(CONFIG, PREPROCESSING)],
         EpochPlan(num_images=NUM_IMAGES, global_batch_size=8, seed=3),
-        rank=rank,
-        world_size=world_size,
-        num_micro=1,
-        num_workers=num_workers,
-        pin_memory=False,
+        options=LoaderOptions(rank=rank, world_size=world_size, num_workers=num_workers),
     )
 
 

@@ -19,6 +19,7 @@ from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.batches.augment import EvaluationTransform, build_train_transform
 from resnet_hub.finetuning.batches.loader import Batch, Moment, TrainBatches, ViewBatches
 from resnet_hub.finetuning.batches.sampler import EpochPlan
+from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.data.load import load_data
 from resnet_hub.finetuning.data.split import Split
@@ -55,11 +56,8 @@ def batches_of(
         split,
         [build_train_transform(CONFIG, PREPROCESSING)],
         EpochPlan(num_images=len(split), global_batch_size=images, seed=CONFIG.seed),
-        rank=rank,
-        world_size=world_size,
         num_micro=num_micro,
-        num_workers=num_workers,
-        pin_memory=False,
+        options=LoaderOptions(rank=rank, world_size=world_size, num_workers=num_workers),
     )
 
 
@@ -141,7 +139,10 @@ def test_another_seed_gives_other_batches(split: Split, expected):
     plan = EpochPlan(num_images=len(split), global_batch_size=24, seed=8)
     transform = build_train_transform(CONFIG, PREPROCESSING)
     other = TrainBatches(
-        split, [transform], plan, rank=0, world_size=1, num_micro=1, num_workers=0, pin_memory=False
+        split,
+        [transform],
+        plan,
+        options=LoaderOptions(),
     )
     assert ledger(other.epoch(0)) != expected[0]
 
@@ -172,10 +173,7 @@ def _evaluated(split: Split, rank: int, world_size: int) -> list[int]:
         split,
         EvaluationTransform(PREPROCESSING),
         batch_size=4,
-        rank=rank,
-        world_size=world_size,
-        num_workers=0,
-        pin_memory=False,
+        options=LoaderOptions(rank=rank, world_size=world_size),
     )
     return [int(index) for batch in batches for index in batch.indices]
 
@@ -186,10 +184,7 @@ def test_evaluation_with_workers_gives_the_pixels_of_the_preprocessing(split: Sp
             split,
             EvaluationTransform(PREPROCESSING),
             batch_size=40,
-            rank=0,
-            world_size=1,
-            num_workers=2,
-            pin_memory=False,
+            options=LoaderOptions(num_workers=2),
         )
     )
     assert [len(batch.indices) for batch in batches] == [40, 40, 17]

@@ -15,6 +15,7 @@ from resnet_hub.errors import ConfigError, DataError, RunError
 from resnet_hub.finetuning.batches.augment import build_train_transform
 from resnet_hub.finetuning.batches.loader import Batch, TrainBatches
 from resnet_hub.finetuning.batches.sampler import EpochPlan
+from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
 from resnet_hub.finetuning.config.hyperrule import complete
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.data.dataset import ImageData
@@ -82,11 +83,8 @@ def batches_of(
         stream,
         [build_train_transform(CONFIG, PREPROCESSING)],
         EpochPlan(num_images=len(stream), global_batch_size=30, seed=7),
-        rank=rank,
-        world_size=world_size,
         num_micro=num_micro,
-        num_workers=num_workers,
-        pin_memory=False,
+        options=LoaderOptions(rank=rank, world_size=world_size, num_workers=num_workers),
     )
 
 

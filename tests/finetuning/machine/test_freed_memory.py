@@ -10,7 +10,7 @@ import pytest
 FAULTS = """
 import resource
 import numpy as np
-from resnet_hub.finetuning.machine.freed_memory import keep_freed_memory
+from resnet_hub.finetuning.machine.cpu import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -34,7 +34,7 @@ def test_an_array_as_large_as_one_that_was_freed_costs_no_page_faults():
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch):
-    from resnet_hub.finetuning.machine.freed_memory import keep_freed_memory
+    from resnet_hub.finetuning.machine.cpu import keep_freed_memory
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not keep_freed_memory()

@@ -14,16 +14,16 @@ from safetensors.torch import load_file
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config.options import FinetuneConfig
-from resnet_hub.finetuning.engine.float32 import full_float32
+from resnet_hub.finetuning.engine.forward import full_float32
 from resnet_hub.finetuning.machine import machine as machines
 from resnet_hub.finetuning.machine.cpu import available_cores
 from resnet_hub.finetuning.machine.machine import (
     _choose_num_threads,
     _refuse_other_engines,
     choose_num_workers,
-    has_bf16_units,
     start_machine,
 )
+from resnet_hub.models.optimize import has_bf16_units
 
 from ..conftest import TINY, finetune_command, run_command
 
@@ -72,7 +72,7 @@ def test_precision_is_the_flag_else_the_launchers_else_the_processors(
     flag, launcher, has_units, chosen, monkeypatch
 ):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
-    monkeypatch.setattr(machines, "has_bf16_units", lambda: has_units)
+    monkeypatch.setattr(machines, "has_bf16_units", lambda device: has_units)
     assert machines._choose_precision(flag, cpu_only=True) == chosen
 
 
@@ -83,7 +83,7 @@ def test_fp16_on_a_cpu_is_refused():
 
 def test_bf16_units_are_those_that_the_processor_lists():
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    assert has_bf16_units() == any(name in flags for name in ("avx512_bf16", "amx_bf16"))
+    assert has_bf16_units(torch.device("cpu")) == any(name in flags for name in ("avx512_bf16", "amx_bf16"))
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from resnet_hub.finetuning.batches.augment import EvaluationTransform
 from resnet_hub.finetuning.batches.loader import ViewBatches
+from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.data.load import load_data
 from resnet_hub.finetuning.engine.forward import compute_split
@@ -54,10 +55,7 @@ def scores(config: FinetuneConfig) -> dict[str, dict]:
                 split,
                 EvaluationTransform(PREPROCESSING),
                 batch_size=BATCH_SIZE,
-                rank=machine.rank,
-                world_size=machine.world_size,
-                num_workers=0,
-                pin_memory=False,
+                options=LoaderOptions(rank=machine.rank, world_size=machine.world_size),
             ),
             num_outputs=10,
             num_images=size,

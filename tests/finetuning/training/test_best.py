@@ -17,6 +17,7 @@ from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.__main__ import main
 from resnet_hub.finetuning.batches.augment import EvaluationTransform, build_train_transforms
 from resnet_hub.finetuning.batches.loader import TrainBatches, ViewBatches
+from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
 from resnet_hub.finetuning.config.hyperrule import complete, image_sizes
 from resnet_hub.finetuning.config.options import RECIPES, FinetuneConfig
 from resnet_hub.finetuning.engine.forward import normalized
@@ -98,11 +99,7 @@ def test_the_batches_of_an_epoch_have_its_size(tmp_path: Path):
         run.data.train,
         transforms,
         run.plan,
-        rank=0,
-        world_size=1,
-        num_micro=1,
-        num_workers=0,
-        pin_memory=False,
+        options=LoaderOptions(),
     )
     assert [next(batches.epoch(epoch))[0].images.shape[-1] for epoch in range(3)] == [4, 8, 8]
 
@@ -174,10 +171,7 @@ def assert_has_the_statistics_of_training_images(run: Run, training: Training) -
         run.data.train,
         EvaluationTransform(run.preprocessing),
         batch_size=2000,
-        rank=0,
-        world_size=1,
-        num_workers=0,
-        pin_memory=False,
+        options=LoaderOptions(),
     )
     images = torch.cat([normalized(batch.images, run.preprocessing, run.machine) for batch in batches])
     with torch.no_grad():

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.batches.loader import ViewBatches
+from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
 from resnet_hub.finetuning.config.options import FinetuneConfig, with_options
 from resnet_hub.finetuning.machine.preemption import Preempted, PreemptionWatch
 from resnet_hub.finetuning.prepare import prepare
@@ -169,10 +170,7 @@ def test_views_are_augmented_by_image_and_seed_and_not_by_place(config: Finetune
             view.transform,
             seeds=view.seeds(split),
             batch_size=50,
-            rank=0,
-            world_size=1,
-            num_workers=0,
-            pin_memory=False,
+            options=LoaderOptions(),
         )
         return torch.cat([batch.images for batch in batches])
 

@@ -16,11 +16,12 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.__main__ import main
-from resnet_hub.finetuning.batches.augment import AutoAugment, keyed_randomness
+from resnet_hub.finetuning.batches.augment import AutoAugment
 from resnet_hub.finetuning.batches.sampler import EpochPlan
 from resnet_hub.finetuning.config.hyperrule import complete
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.engine.optimizer import make_optimizer, set_rate
+from resnet_hub.finetuning.machine.seeds import keyed_randomness
 from resnet_hub.finetuning.run_folder.checkpoint import load_optimizer_tensors, optimizer_tensors
 from resnet_hub.hub import save_folder
 from resnet_hub.hub.loading import load_with_config
