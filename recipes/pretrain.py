@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import resnet_hub  # noqa: F401  registers the family
+from resnet_hub.files import atomic_file
 
 MEAN = STD = 0.5  # of every channel: the formula has no favourite colour
 HELD_OUT = 2**40  # numbers of the images that are for testing start here
@@ -176,8 +177,8 @@ def save(
             tensors[f"{key}.{name}"] = optimizer.state[parameter][key].contiguous()
     path = checkpoint_of(options)
     about = {"settings": json.dumps(settings(options)), "step": str(step), "seconds": str(seconds)}
-    save_file(tensors, path.with_suffix(".part"), metadata=about)
-    path.with_suffix(".part").replace(path)
+    with atomic_file(path) as scratch:
+        save_file(tensors, scratch, metadata=about)
 
 
 def restore(options: argparse.Namespace, model: nn.Module, optimizer: torch.optim.AdamW) -> tuple[int, float]:

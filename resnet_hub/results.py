@@ -5,12 +5,12 @@ Standard library only, so that a card can be rendered where nothing else is inst
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from resnet_hub.errors import UserError
+from resnet_hub.files import write_atomically
 
 _Z_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
@@ -113,13 +113,7 @@ class RunReport:
 
     def save(self, path: Path) -> None:
         """Write the report as JSON that a person can read too; it appears whole or not at all."""
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_atomically(path, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "RunReport":

@@ -8,6 +8,7 @@ from typing import Any
 
 from resnet_hub.cli.tables import print_rows
 from resnet_hub.errors import ConfigError
+from resnet_hub.files import check_new_file, write_atomically
 from resnet_hub.finetuning.report.compare import (
     ComparedRun,
     Comparison,
@@ -28,15 +29,14 @@ def run_compare(arguments: argparse.Namespace) -> int:
     else:
         _print(comparison)
     if arguments.output is not None:
-        arguments.output.write_text(_page(comparison), encoding="utf-8")
+        write_atomically(arguments.output, _page(comparison))
         if not arguments.json:
             print(f"\npage  {arguments.output}")
     return 0
 
 
 def _check_output(path: Path) -> None:
-    if path.exists():
-        raise ConfigError(f"--output {path} exists already and is not written over. Name another file.")
+    check_new_file(path, flag="output")
     if not path.parent.is_dir():
         raise ConfigError(f"--output {path}: there is no folder {path.parent}.")
 

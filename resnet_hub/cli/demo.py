@@ -10,6 +10,7 @@ from resnet_hub.cli.export_images import is_run, validation_split
 from resnet_hub.demo.page import LAUNCH_OPTIONS, build_page, import_gradio, theme
 from resnet_hub.demo.space import write_space
 from resnet_hub.errors import ConfigError, DataError, UserError
+from resnet_hub.files import check_new_folder
 from resnet_hub.images.decoding import BadImageError, read_header
 from resnet_hub.prediction.inputs import ImageInput, find_images
 from resnet_hub.prediction.open_model import open_model
@@ -52,8 +53,8 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if arguments.space and arguments.space.exists():
-        raise ConfigError(f"--space {arguments.space} exists already and is not written over.")
+    if arguments.space:
+        check_new_folder(arguments.space, flag="space")
     if arguments.space and (arguments.port or arguments.host != LOOPBACK):
         raise ConfigError("--space writes a folder and serves nothing: leave out --host and --port.")
     if arguments.port is not None and not 0 < arguments.port < 65536:

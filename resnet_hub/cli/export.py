@@ -12,6 +12,7 @@ import torch
 from resnet_hub.cli.export_images import Pictures, find_pictures
 from resnet_hub.cli.tables import print_rows
 from resnet_hub.errors import ConfigError, ModelError, nearest
+from resnet_hub.files import check_new_folder
 from resnet_hub.finetuning.machine.cpu import available_cores
 from resnet_hub.formats.kinds import KINDS, Kind
 from resnet_hub.formats.writing import ExportedFile, ExportReport, ExportRequest, write_formats
@@ -24,9 +25,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     """Write the files, compare each with the model, print the table; 1 if any had to be refused."""
     kinds = _kinds(arguments.formats)
     _check_numbers(arguments)
-    output_dir = arguments.output_dir
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ConfigError(f"--output_dir {output_dir} exists already and is not written over.")
+    check_new_folder(arguments.output_dir, flag="output_dir")
     torch.set_num_threads(arguments.threads or available_cores())
     model = open_model(arguments.model, revision=arguments.revision, pretrained=not arguments.no_pretrained)
     needs_calibration = any(kind.precision == "int8" for kind in kinds)

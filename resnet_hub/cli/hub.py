@@ -10,6 +10,7 @@ import timm
 from resnet_hub.cards.family import variant_card
 from resnet_hub.downloads.download import Downloaded, download_files, refuse_revision
 from resnet_hub.errors import HubError, nearest
+from resnet_hub.files import atomic_folder, check_new_folder
 from resnet_hub.hub import (
     current_card,
     ensure_pretrained_weights,
@@ -18,7 +19,6 @@ from resnet_hub.hub import (
     push_folder,
     refresh_card,
 )
-from resnet_hub.hub.saving import whole_folder
 from resnet_hub.models.registration import list_models  # the family, also for `download my_resnet50`
 
 
@@ -46,8 +46,8 @@ def run_push(arguments: argparse.Namespace) -> int:
 
 def run_download(arguments: argparse.Namespace) -> int:
     """Fetch all files but pickles into the cache, each checked, and print the folder they are in."""
-    if arguments.output is not None and arguments.output.exists():
-        raise HubError(f"{arguments.output} exists already and is not written over. Name another folder.")
+    if arguments.output is not None:
+        check_new_folder(arguments.output, flag="output")
     if "/" not in arguments.source and timm.is_model(arguments.source.partition(".")[0]):
         found = _published_weights(arguments.source, revision=arguments.revision)
     else:
@@ -68,7 +68,7 @@ def _published_weights(name: str, *, revision: str | None) -> Downloaded:
 
 def _copy(found: Downloaded, folder: Path) -> None:
     """Copy the files that were checked and no others: the cache may hold pickles of other programs there."""
-    with whole_folder(folder, overwrite=False) as scratch:
+    with atomic_folder(folder) as scratch:
         for name in found.names:
             (scratch / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(found.folder / name, scratch / name)

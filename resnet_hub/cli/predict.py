@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from resnet_hub.cli.tables import print_rows
 from resnet_hub.errors import ConfigError, DataError
+from resnet_hub.files import check_new_folder
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.data.unlabelled import open_images
 from resnet_hub.images.preprocessing import Preprocessing
@@ -62,9 +63,8 @@ def _check(arguments: argparse.Namespace) -> None:
         check_output(arguments.output)
         if arguments.json:
             raise ConfigError("Use either --output or --json, not both.")
-    folder = arguments.gradcam
-    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--gradcam {folder} is there already and not empty. Name a new folder.")
+    if arguments.gradcam is not None:
+        check_new_folder(arguments.gradcam, flag="gradcam")
     for name, least in (("top_k", 1), ("batch_size", 1), ("num_workers", 0)):
         value = getattr(arguments, name)
         if value is not None and value < least:

@@ -8,11 +8,11 @@ from typing import Any
 
 from resnet_hub.cli.tables import print_rows
 from resnet_hub.errors import ConfigError
+from resnet_hub.files import check_new_folder
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.scoring import (
     ValidationRequest,
     ValidationResult,
-    check_new_folder,
     save_result,
     validate,
 )
@@ -40,7 +40,7 @@ def run_validate(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse what cannot be carried out before anything is loaded."""
     if arguments.output_dir is not None:
-        check_new_folder(arguments.output_dir)
+        check_new_folder(arguments.output_dir, flag="output_dir")
     for name, least in (("image_size", 1), ("batch_size", 1), ("num_workers", 0)):
         value = getattr(arguments, name)
         if value is not None and value < least:

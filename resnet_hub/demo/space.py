@@ -14,7 +14,8 @@ import resnet_hub
 from resnet_hub.demo.page import import_gradio
 from resnet_hub.downloads.download import CONFIG_FILE, WEIGHTS_FILE
 from resnet_hub.errors import ModelError
-from resnet_hub.hub.saving import save_folder, whole_folder
+from resnet_hub.files import atomic_folder, check_new_folder
+from resnet_hub.hub.saving import save_folder
 from resnet_hub.models.my_resnet import timm_twin
 from resnet_hub.models.origin import origin_of
 from resnet_hub.prediction.classify import class_names_of
@@ -44,13 +45,13 @@ def write_space(model: nn.Module, folder: Path, *, title: str, examples: Sequenc
     The package goes along as source, since a Space installs its requirements before it has its files.
 
     Raises:
-        ModelError: the folder exists, or the model cannot be built again in the Space.
+        ConfigError: the folder holds something.
+        ModelError: the model cannot be built again in the Space.
     """
-    if folder.exists():
-        raise ModelError(f"{folder} exists already and is not written over. Name another folder.")
+    check_new_folder(folder)
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     _refuse_own_variant(model, str(cfg.get("architecture") or ""))
-    with whole_folder(folder, overwrite=False) as scratch:
+    with atomic_folder(folder) as scratch:
         _copy_model(model, scratch / "model", license_id=cfg.get("license"))
         _copy_package(scratch / "resnet_hub")
         _copy_examples(examples, scratch / "examples")

@@ -28,6 +28,7 @@ from resnet_hub.downloads.access import (
     offline,
 )
 from resnet_hub.errors import HubError, ModelError, nearest
+from resnet_hub.files import write_atomically
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -152,8 +153,7 @@ def remember(pinned: Pinned, *, cache_dir: Path | None = None) -> None:
     )
     note = folder / "refs" / pinned.name
     if not note.is_file() or note.read_text(encoding="utf-8") != pinned.commit:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(pinned.commit, encoding="utf-8")
+        write_atomically(note, pinned.commit)
 
 
 def download(repo_id: str, *, revision: str | None = None, cache_dir: Path | None = None) -> Path:

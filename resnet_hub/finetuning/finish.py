@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from resnet_hub.errors import HubError, RunError
+from resnet_hub.files import write_atomically
 from resnet_hub.finetuning.config.yaml_file import plain_values
 from resnet_hub.finetuning.data.load import Split
 from resnet_hub.finetuning.engine.step import TrainingDivergedError
@@ -28,7 +29,7 @@ from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.finetuning.training.context import Run
 from resnet_hub.finetuning.training.evaluation import evaluate
 from resnet_hub.finetuning.training.state import Training
-from resnet_hub.hub import push_folder, remove_scratch_of, save_folder
+from resnet_hub.hub import push_folder, save_folder
 from resnet_hub.results import RunReport, Score, SplitRecord, TrainRecord
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,6 @@ def write_results(run: Run, training: Training, report: RunReport, logits: dict[
         path = folder.plots / f"confusion_{shown}.png"
         figures[f"Confusion matrix ({shown})"] = draw_confusion_matrix(counts, report.class_names, path)
     _write_example(run, folder.path / EXAMPLE)
-    remove_scratch_of(folder.export)  # of this run, killed between here and its report
     save_folder(
         training.network,
         folder.export,
@@ -124,7 +124,7 @@ def write_results(run: Run, training: Training, report: RunReport, logits: dict[
 def write_page(folder: RunFolder, report: RunReport) -> None:
     """Write `report.html`; a page that cannot be made is said, in full, and takes no finished run along."""
     try:
-        folder.page.write_text(render_page(page_of_run(folder, report)), encoding="utf-8")
+        write_atomically(folder.page, render_page(page_of_run(folder, report)))
     except Exception:  # numbers and weights are done; hours of training are worth more than their picture
         logger.exception(
             "The page %s could not be made; the run is finished and whole without it. To try again: "

@@ -12,7 +12,8 @@ from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from resnet_hub.errors import ConfigError, DataError
+from resnet_hub.errors import DataError
+from resnet_hub.files import atomic_folder
 from resnet_hub.finetuning.batches.augment import EvaluationTransform
 from resnet_hub.finetuning.batches.loader import ViewBatches
 from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
@@ -132,12 +133,12 @@ def validate(request: ValidationRequest) -> tuple[ValidationResult, list[Predict
 
 
 def save_result(folder: Path, result: ValidationResult, predictions: list[Predictions]) -> None:
-    """Write scores, predictions and their page into a folder that `check_new_folder` found new."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_predictions(predictions, result.class_names, folder / PREDICTIONS)
-    result.save(folder / SCORES)
-    page = render_page(page_of_validation(result, predictions))
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    """Write scores, predictions and their page into a new folder."""
+    with atomic_folder(folder) as scratch:
+        write_predictions(predictions, result.class_names, scratch / PREDICTIONS)
+        result.save(scratch / SCORES)
+        page = render_page(page_of_validation(result, predictions))
+        (scratch / "report.html").write_text(page, encoding="utf-8")
 
 
 def page_of_validation(result: ValidationResult, predictions: list[Predictions]) -> Page:
@@ -157,12 +158,6 @@ def page_of_validation(result: ValidationResult, predictions: list[Predictions])
         commands={"What was typed": result.environment["command"]},
         predictions=predictions[-1],
     )
-
-
-def check_new_folder(folder: Path) -> None:
-    """Raise ConfigError for a folder that holds something."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--output_dir {folder} is there already and not empty. Name a new folder.")
 
 
 def _start_machine() -> Machine:

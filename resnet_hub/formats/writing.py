@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from resnet_hub.errors import ModelError, RunError
+from resnet_hub.files import atomic_folder, check_new_folder
 from resnet_hub.formats.comparison import Deviation, Runner, compare, images_per_second, model_logits
 from resnet_hub.formats.exported_network import ExportedNetwork
 from resnet_hub.formats.kinds import Kind
 from resnet_hub.formats.onnx_files import open_onnx, quantize_onnx, require_onnx, write_onnx
 from resnet_hub.formats.torch_files import open_own_pt2, write_pt2
-from resnet_hub.hub.saving import whole_folder
 
 REPORT_FILE = "export_report.json"
 
@@ -93,6 +93,7 @@ def write_formats(model: nn.Module, folder: Path, request: ExportRequest) -> Exp
     none is left there is no folder.
 
     Raises:
+        ConfigError: the folder holds something.
         ModelError: the request cannot be carried out; nothing was written.
     """
     _refuse_bad_request(folder, request)
@@ -101,7 +102,7 @@ def write_formats(model: nn.Module, folder: Path, request: ExportRequest) -> Exp
     if not wanted.isfinite().all():
         raise ModelError("The model answers the images with numbers that are not finite; check its weights.")
     report = None
-    with suppress(_NothingLeft), whole_folder(folder, overwrite=False) as scratch:
+    with suppress(_NothingLeft), atomic_folder(folder) as scratch:
         files = [_export(model, kind, scratch, request, wanted) for kind in request.kinds]
         report = _report(model, request, _with_speeds(model, files, scratch, request))
         if len(report.refused) == len(report.files):
@@ -117,8 +118,7 @@ class _NothingLeft(RunError):
 
 
 def _refuse_bad_request(folder: Path, request: ExportRequest) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError(f"{folder} exists already and is not written over. Name another folder.")
+    check_new_folder(folder)
     if any(kind.container == "onnx" for kind in request.kinds):
         require_onnx()
     needs_calibration = any(kind.precision == "int8" for kind in request.kinds)

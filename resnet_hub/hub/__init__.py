@@ -3,7 +3,7 @@
 from resnet_hub.downloads.download import download, ensure_pretrained_weights
 from resnet_hub.hub.loading import load, local_folder
 from resnet_hub.hub.push import PushRecord, may_be_public, push_folder
-from resnet_hub.hub.saving import current_card, refresh_card, remove_scratch_of, save_folder
+from resnet_hub.hub.saving import current_card, refresh_card, save_folder
 
 __all__ = [
     "PushRecord",
@@ -15,6 +15,5 @@ __all__ = [
     "may_be_public",
     "push_folder",
     "refresh_card",
-    "remove_scratch_of",
     "save_folder",
 ]

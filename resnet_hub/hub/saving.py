@@ -1,13 +1,10 @@
 """Model folders: what a run exports and the Hub gets. timm, transformers and this package all load them."""
 
 import copy
-import glob
 import json
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,7 @@ from resnet_hub.cards.model_card import (
 )
 from resnet_hub.downloads.download import CONFIG_FILE, WEIGHTS_FILE
 from resnet_hub.errors import HubError, ModelError
-from resnet_hub.files import fsync
+from resnet_hub.files import atomic_folder, write_atomically
 from resnet_hub.hub.config_file import OUR_KEY, TRAIN_SIZE, read_config, write_config
 from resnet_hub.hub.loading import load_files
 from resnet_hub.hub.weights import tensor_shapes, unwrap, write_weights
@@ -48,7 +45,6 @@ _OURS = re.compile(
 """What may be in a folder that is written over; folders end in a slash."""
 _NAMES_SHOWN = 5
 
-_PART, _OLD = ".part", ".old"  # a folder while it is written, and the one that it takes the place of
 _IMAGE_HEADS = {".png": b"\x89PNG\r\n\x1a\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}
 
 
@@ -93,7 +89,7 @@ def save_folder(
     _refuse_bad_request(network, folder, class_names=class_names, report=report, overwrite=overwrite)
     public = None if report is None else public_report(report)
     base_model = None if public is None else public.base_model
-    with whole_folder(folder, overwrite=overwrite) as scratch:
+    with atomic_folder(folder, overwrite=overwrite) as scratch:
         write_weights(network, scratch)
         write_config(
             network,
@@ -157,9 +153,8 @@ def refresh_card(folder: Path, *, repo_id: str | None, edits_in: Path | None = N
     """
     fresh = generated_card(folder, repo_id=repo_id)
     card = with_own_edits(fresh, folder=edits_in or folder)
-    (folder / CARD_BASE_FILE).parent.mkdir(exist_ok=True)
-    (folder / CARD_BASE_FILE).write_text(fresh, encoding="utf-8")
-    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    write_atomically(folder / CARD_BASE_FILE, fresh)
+    write_atomically(folder / CARD_FILE, card)
     return folder / CARD_FILE
 
 
@@ -265,61 +260,6 @@ def _is_ours(path: Path, folder: Path) -> bool:
 def _timm_cfg(network: nn.Module) -> dict[str, Any]:
     cfg = getattr(network, "pretrained_cfg", None)
     return cfg if isinstance(cfg, dict) else {}
-
-
-def remove_scratch_of(folder: Path) -> None:
-    """Clear up what processes that were killed while they wrote this folder have left beside it.
-
-    For a caller who knows that no other process is writing it now. A folder that was moved away, and whose
-    successor did not come to take its place, gets its name back.
-    """
-    folder = folder.resolve()
-    left = list(folder.parent.glob(f".{glob.escape(folder.name)}.*"))
-    moved_away = [path for path in left if path.suffix == _OLD]
-    if moved_away and not folder.exists():
-        max(moved_away, key=lambda path: path.stat().st_ctime_ns).rename(folder)
-    for path in left:
-        if path.suffix in (_PART, _OLD):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A scratch folder that becomes `folder` when the block ends well, and vanishes when it does not.
-
-    With `overwrite` all that the folder holds is removed: the caller knows that nothing of it is missed.
-    """
-    folder = folder.resolve()  # a link stays, and what it points at is replaced
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=_PART, dir=folder.parent))
-    try:
-        yield scratch
-        scratch.chmod(0o755)  # temporary folders are private, and safetensors writes private files
-        for path in sorted(scratch.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-            fsync(path)
-        if folder.exists():
-            assert overwrite or not any(folder.iterdir())
-            _replace(folder, scratch)
-        else:
-            scratch.rename(folder)
-            fsync(folder.parent)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _replace(folder: Path, scratch: Path) -> None:
-    """Give the scratch folder the name of `folder`, which is removed; if that fails, it stays as it was."""
-    old = scratch.with_suffix(_OLD)
-    try:
-        folder.rename(old)
-        scratch.rename(folder)
-    except BaseException:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        raise
-    fsync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)  # the new one is in place; what is left of this is no failure
 
 
 def _copy_figures(figures: Mapping[str, Path], folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from resnet_hub.errors import ConfigError, nearest
+from resnet_hub.files import atomic_file, check_new_file
 from resnet_hub.prediction.batches import ImagePrediction
 
 _ROWS_AT_ONCE = 4096
@@ -29,23 +30,17 @@ def open_table(path: Path, *, top_k: int) -> Iterator[TableWriter]:
     has a list of labels and one of probabilities.
     """
     check_output(path)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with _WRITERS[path.suffix](partial, top_k) as writer:
+    with atomic_file(path) as scratch:
+        with _WRITERS[path.suffix](scratch, top_k) as writer:
             yield writer
-        check_output(path)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        check_output(path)  # it may have come meanwhile
 
 
 def check_output(path: Path) -> None:
     """Raise ConfigError for a file that exists or is of a kind that is not written here."""
     if path.suffix not in _WRITERS:
         raise ConfigError(f"--output {path}: {nearest(path.suffix, _WRITERS)}")
-    if path.exists():
-        raise ConfigError(f"--output {path} exists already and is not written over. Name another file.")
+    check_new_file(path, flag="output")
 
 
 class _CsvWriter:

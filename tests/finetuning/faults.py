@@ -106,8 +106,14 @@ HAPPENINGS: dict[str, Callable[[], Any]] = {
 
 
 def slow_disk(seconds: float) -> None:
-    """Each fsync takes time, so that kills fall into saves."""
-    _wrap("run_folder.checkpoint.fsync", lambda fsync, path: (time.sleep(seconds), fsync(path))[1])
+    """Each fsync of a checkpoint takes time, so that kills fall into saves."""
+
+    def slow(fsync: Callable, path: Path) -> None:
+        if "checkpoints" in path.parts:
+            time.sleep(seconds)
+        fsync(path)
+
+    _wrap(":files.fsync", slow)
 
 
 def ledger(file: str) -> None:

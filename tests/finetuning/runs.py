@@ -172,7 +172,7 @@ def saved(folder: Path) -> set[str]:
 
 def half_written(folder: Path) -> set[str]:
     """Checkpoints that are being written, or were when their process was killed."""
-    return {path.name for path in (folder / "checkpoints").glob(".writing-*")}
+    return {path.name for path in (folder / "checkpoints").glob(".step-*.part")}
 
 
 def is_saving(folder: Path) -> bool:

@@ -69,7 +69,7 @@ def test_a_run_is_scored_again_with_the_numbers_of_its_report(run: Path, tmp_pat
     assert "Calibration" in page
     assert "Learning curves" not in page
     assert main(["validate", str(run), "--output_dir", str(output)]) == 2
-    assert "not empty" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_one_split_of_a_run_and_the_table_for_a_person(run: Path, capsys):

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from resnet_hub.errors import ConfigError, nearest
+from resnet_hub.files import write_atomically
 from resnet_hub.finetuning.config.options import FinetuneConfig
 
 SHORT_NAMES = {"model": "model_name_or_path"}
@@ -69,7 +70,7 @@ def load_config(path: Path) -> dict[str, Any]:
 
 def save_config(config: FinetuneConfig, path: Path) -> None:
     """Write every option with its value; `--config` takes the file back."""
-    path.write_text(dump_config(config), encoding="utf-8")
+    write_atomically(path, dump_config(config))
 
 
 def dump_config(config: FinetuneConfig) -> str:

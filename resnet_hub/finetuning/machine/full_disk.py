@@ -1,4 +1,4 @@
-"""What has reached the disk, and what is said when it cannot."""
+"""One message for a disk that is full or failing."""
 
 import errno
 from collections.abc import Iterator
@@ -7,9 +7,6 @@ from contextlib import contextmanager
 from safetensors import SafetensorError
 
 from resnet_hub.errors import RunError
-from resnet_hub.files import fsync
-
-__all__ = ["fsync", "naming_full_disks"]
 
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
 

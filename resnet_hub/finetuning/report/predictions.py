@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from resnet_hub.files import atomic_file
+
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
@@ -75,7 +77,8 @@ def write_predictions(parts: Sequence[Predictions], class_names: Sequence[str], 
         }
         tables.append(pa.table(columns))
     if tables:
-        pq.write_table(pa.concat_tables(tables), path)
+        with atomic_file(path) as scratch:
+            pq.write_table(pa.concat_tables(tables), scratch)
 
 
 def read_predictions(

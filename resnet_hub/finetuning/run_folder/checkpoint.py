@@ -1,8 +1,8 @@
 """Checkpoints as transactions: a checkpoint is there whole and verified, or it is not there.
 
-A checkpoint is written to a temporary folder, every file is hashed and fsynced, a manifest is written last,
-and a rename makes it visible. Two are kept; the newest one whose hashes are right is used. Tensors are in
-safetensors and the rest in JSON: nothing is pickled.
+A checkpoint is written to a scratch folder, its files are hashed and fsynced, and a rename makes it visible.
+Two are kept; the newest one whose hashes are right is used. Tensors are in safetensors and the rest in JSON:
+nothing is pickled.
 """
 
 import hashlib
@@ -20,13 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from resnet_hub.errors import RunError
-from resnet_hub.finetuning.machine.full_disk import fsync
+from resnet_hub.files import atomic_folder, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
 KEPT = 2
 _MANIFEST = "manifest.json"
-_TEMPORARY = ".writing-"
 _NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 
 
@@ -49,27 +48,15 @@ def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
     the new one is complete, and one of the same step (from a stop in validation) gets no second one in its
     place but one beside it, `step-<step>-2`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / _free_name(folder, step)
-    temporary = folder / f"{_TEMPORARY}{final.name}"
     remove_leftovers(folder)
-    temporary.mkdir()
-    try:
+    final = folder / _free_name(folder, step)
+    with atomic_folder(final) as scratch:
         for name, group in checkpoint.tensors.items():
             plain = {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}
-            save_file(plain, temporary / f"{name}.safetensors")
-        _write_text(temporary / "values.json", json.dumps(checkpoint.values))
-        hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-        for path in temporary.iterdir():
-            fsync(path)
-        _write_text(temporary / _MANIFEST, json.dumps({"sha256": hashes}))
-        fsync(temporary / _MANIFEST)
-        fsync(temporary)
-        temporary.rename(final)
-        fsync(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            save_file(plain, scratch / f"{name}.safetensors")
+        (scratch / "values.json").write_text(json.dumps(checkpoint.values), encoding="utf-8")
+        hashes = {path.name: _sha256(path) for path in sorted(scratch.iterdir())}
+        (scratch / _MANIFEST).write_text(json.dumps({"sha256": hashes}), encoding="utf-8")
     newest_first = _newest_first(folder)
     place = newest_first.index(final)
     # Those of later steps were passed over as damaged when the run went on from an earlier one.
@@ -112,12 +99,6 @@ def find_damage(path: Path) -> str | None:
         if _sha256(file) != expected:
             return f"{file} is not what was written (its sha256 differs)"
     return None
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed while writing left behind."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
-        shutil.rmtree(path)
 
 
 def remove_damaged(folder: Path) -> None:
@@ -192,10 +173,6 @@ def _age(path: Path) -> tuple[int, int]:
 def _free_name(folder: Path, step: int) -> str:
     last = max((number for at, number in map(_age, _newest_first(folder)) if at == step), default=0)
     return f"step-{step:08d}" + (f"-{last + 1}" if last else "")
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _sha256(path: Path) -> str:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from resnet_hub.finetuning.machine.full_disk import fsync
+from resnet_hub.files import fsync
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from resnet_hub.errors import ConfigError
+from resnet_hub.files import check_can_hold_files, is_leftover, remove_leftovers, write_atomically
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.config.yaml_file import load_config, plain_values, save_config
-from resnet_hub.finetuning.machine.full_disk import fsync
 
 try:
     import fcntl
@@ -65,8 +65,7 @@ RATE_RECORD, RATE_PICTURE = "learning_rate.json", "learning_rate.png"
 _LOCK = ".lock"
 # What a search of the rate may have left, or a run that was killed before it wrote its configuration.
 _STARTING_FILES = frozenset(
-    {"environment.json", "environment.tmp", "bad_images.jsonl", "bad_images.tmp", "config.tmp", "plots"}
-    | {_LOCK, RATE_RECORD, RATE_PICTURE}
+    {"environment.json", "bad_images.jsonl", "plots", _LOCK, RATE_RECORD, RATE_PICTURE}
 )
 
 
@@ -148,13 +147,12 @@ class RunFolder:
 
     def check_usable(self, config: FinetuneConfig) -> None:
         """Raise ConfigError if a run may not use this folder; writes nothing."""
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"--output_dir {self.path} is a file; name a folder.")
         if self.report.exists():
             raise ConfigError(
                 f"--output_dir {self.path} holds a finished run. Its report is {self.report}, its model "
                 f"{self.export}. For a new run name another --output_dir."
             )
+        check_can_hold_files(self.path, flag="output_dir")
         is_unfinished = self.config.exists()
         if is_unfinished and config.resume == "never":
             raise ConfigError(
@@ -168,15 +166,15 @@ class RunFolder:
                 f"--resume must: there is no checkpoint in {self.checkpoints} to go on from. Leave --resume "
                 f"out to begin this run anew."
             )
-        foreign = self.path.exists() and {path.name for path in self.path.iterdir()} - _STARTING_FILES
-        if not is_unfinished and foreign:
+        if not is_unfinished and self._has_foreign_files():
             raise ConfigError(
                 f"--output_dir {self.path} is not empty and holds no run of ours. Name a new folder; "
                 f"nothing in it was touched."
             )
-        parent = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
-        if not os.access(parent, os.W_OK):
-            raise ConfigError(f"--output_dir {self.path}: {parent} cannot be written to.")
+
+    def _has_foreign_files(self) -> bool:
+        paths = self.path.iterdir() if self.path.exists() else ()
+        return any(path.name not in _STARTING_FILES and not is_leftover(path) for path in paths)
 
     def check_free_for_search(self) -> None:
         """Raise ConfigError if a search of the learning rate would write over something or come too late."""
@@ -207,7 +205,7 @@ class RunFolder:
 
     def note_publication(self, record: Mapping[str, Any]) -> None:
         """Write down where the run was published."""
-        _write_whole(self.published, json.dumps(record, indent=2) + "\n")
+        write_atomically(self.published, json.dumps(record, indent=2) + "\n")
 
     def check_same_run(self, config: FinetuneConfig, *, facts: Mapping[str, Any]) -> None:
         """Raise ConfigError, with the differences, if the folder holds an unfinished run of another kind.
@@ -248,11 +246,9 @@ class RunFolder:
             return
         self.plots.mkdir(parents=True, exist_ok=True)
         record = {"facts": facts, "machine": machine} | describe_environment()
-        _write_whole(self.environment, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(self.environment, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         self.write_bad_images(bad_images)
-        temporary = self.config.with_suffix(".tmp")
-        save_config(config, temporary)
-        _put_in_place(temporary, self.config)
+        save_config(config, self.config)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -268,6 +264,7 @@ class RunFolder:
                     f"--output_dir {self.path} is in use: another process is fine-tuning into it. Wait for "
                     f"it, stop it (on SIGTERM it saves and ends), or name another --output_dir."
                 )
+            remove_leftovers(self.path)
             yield
             (self.path / _LOCK).unlink(missing_ok=True)
 
@@ -285,7 +282,7 @@ class RunFolder:
     def write_bad_images(self, images: Sequence[Mapping[str, Any]]) -> None:
         """Write the list of images that were left out; an empty one is no file."""
         if images:
-            _write_whole(self.bad_images, "".join(map(_as_line, images)))
+            write_atomically(self.bad_images, "".join(map(_as_line, images)))
         else:
             self.bad_images.unlink(missing_ok=True)
 
@@ -331,19 +328,6 @@ def _git(*arguments: str) -> str | None:
 
 def _as_line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    _put_in_place(temporary, path)
-
-
-def _put_in_place(temporary: Path, path: Path) -> None:
-    """Give a file its name, such that after a loss of power it is there whole or not at all."""
-    fsync(temporary)
-    temporary.replace(path)
-    fsync(path.parent)
 
 
 def _lock(file: IO[str]) -> bool:

@@ -21,6 +21,7 @@ from accelerate.tracking import (
 from accelerate.utils import LoggerType
 
 from resnet_hub.errors import ConfigError, nearest
+from resnet_hub.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -187,9 +188,7 @@ def _identity(folder: Path) -> str:
     if known:  # a loss of power may have left the file empty
         return known
     drawn = uuid.uuid4().hex[:12]
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(f"{drawn}\n", encoding="utf-8")
-    temporary.replace(file)
+    write_atomically(file, f"{drawn}\n")
     return drawn
 
 

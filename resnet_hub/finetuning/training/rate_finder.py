@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from resnet_hub.errors import RunError
+from resnet_hub.files import write_atomically
 from resnet_hub.finetuning.engine.micro_batch import steps_that_fit
 from resnet_hub.finetuning.engine.optimizer import Schedule
 from resnet_hub.finetuning.engine.step import TrainingDivergedError, train_steps
@@ -70,7 +71,7 @@ class RateSearch:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
         save_figure(figure, folder.rate_picture)
-        folder.rate_record.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_atomically(folder.rate_record, json.dumps(asdict(self), indent=2) + "\n")
 
 
 def search_rate(run: Run, training: Training) -> RateSearch:

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from resnet_hub.files import remove_leftovers
 from resnet_hub.finetuning.batches.augment import build_mixer, build_train_transforms
 from resnet_hub.finetuning.batches.loader import CopiedImages, TrainBatches
 from resnet_hub.finetuning.config.yaml_file import plain_values
@@ -28,7 +29,6 @@ from resnet_hub.finetuning.run_folder.checkpoint import (
     optimizer_tensors,
     read_newest_checkpoint,
     remove_damaged,
-    remove_leftovers,
     write_checkpoint,
 )
 from resnet_hub.finetuning.run_folder.event_log import ENVELOPE, EventLog

@@ -147,4 +147,4 @@ def test_a_page_is_not_written_over(two_runs, tmp_path: Path, capsys):
     page.write_text("mine")
     assert main(["compare", *two_runs, "--output", str(page)]) == 2
     assert page.read_text() == "mine"
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err

@@ -2,11 +2,16 @@
 
 import json
 import os
+import resource
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from resnet_hub import files
 from resnet_hub.finetuning.run_folder import checkpoint as checkpoints
 from resnet_hub.finetuning.run_folder.checkpoint import (
     Checkpoint,
@@ -119,9 +124,11 @@ def write_and_die(folder: Path, *, at_operation: int) -> int:
 
         return call
 
-    for name in ("save_file", "_write_text", "_sha256", "fsync"):
+    for name in ("save_file", "_sha256"):
         setattr(checkpoints, name, dying(getattr(checkpoints, name)))
-    checkpoints.shutil.rmtree = dying(checkpoints.shutil.rmtree)
+    files.fsync = dying(files.fsync)
+    shutil.rmtree = dying(shutil.rmtree)
+    Path.write_text = dying(Path.write_text)  # pyright: ignore[reportAttributeAccessIssue]
     Path.rename = dying(Path.rename)  # pyright: ignore[reportAttributeAccessIssue]
     write_checkpoint(folder, 3, make(3))
     os._exit(0)
@@ -137,38 +144,33 @@ def test_a_kill_at_any_operation_leaves_the_newest_whole_checkpoint(before: tupl
         codes.append(write_and_die(folder, at_operation=len(codes) + 1))
         assert newest_step(folder) in (before[-1], 3)
         write_checkpoint(folder, 4, make(4))  # and the next save cleans up
-        assert not list(folder.glob(".writing-*"))
+        assert not list(folder.glob(".step-*"))
     assert len(codes) > 10
     assert codes[-1] == 0
 
 
-def test_the_manifest_is_written_last_and_everything_reaches_the_disk_before_the_rename(
-    tmp_path: Path, monkeypatch
-):
+def test_everything_reaches_the_disk_before_a_checkpoint_gets_its_name(tmp_path: Path, monkeypatch):
     log = []
-    real_fsync, real_rename = checkpoints.fsync, Path.rename
-    monkeypatch.setattr(
-        checkpoints, "fsync", lambda path: (log.append(f"fsync {path.name}"), real_fsync(path))
-    )
+    real_fsync, real_rename = files.fsync, Path.rename
+    monkeypatch.setattr(files, "fsync", lambda path: (log.append(path.name), real_fsync(path)))
     monkeypatch.setattr(Path, "rename", lambda self, to: (log.append("rename"), real_rename(self, to))[1])
     write_checkpoint(tmp_path, 1, make(1))
     before = log[: log.index("rename")]
-    assert {"fsync model.safetensors", "fsync values.json"} <= set(before[:2])
-    assert before[2:] == ["fsync manifest.json", "fsync .writing-step-00000001"]
-    assert log[-1] == f"fsync {tmp_path.name}"
+    assert {"model.safetensors", "values.json", "manifest.json"} == set(before[:-1])
+    assert before[-1].startswith(".step-00000001.")
+    assert log[-1] == tmp_path.name
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
-def test_a_full_disk_keeps_the_older_checkpoints(tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize("file_size", [100, 500], ids=["no tensors", "no manifest"])
+def test_a_full_disk_keeps_the_older_checkpoints(tmp_path: Path, file_size: int):
     write_checkpoint(tmp_path, 1, make(1))
-
-    def write_to_full_disk(path: Path, text: str) -> None:
-        with Path("/dev/full").open("w") as file:
-            file.write(text)
-
-    monkeypatch.setattr(checkpoints, "_write_text", write_to_full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        write_checkpoint(tmp_path, 2, make(2))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, before[1]))
+    try:
+        with pytest.raises((OSError, SafetensorError), match="too large"):
+            write_checkpoint(tmp_path, 2, replace(make(2), values={"long": "x" * 1000}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert newest_step(tmp_path) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 

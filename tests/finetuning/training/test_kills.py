@@ -134,7 +134,7 @@ def test_a_run_that_is_killed_while_it_writes_its_results_leaves_no_halves(
     server: ForkServer, uninterrupted: Path, tmp_path: Path
 ):
     folder = tmp_path / "run"
-    inside = (":hub.saving._check_reads_back", ":hub.saving.fsync", ":hub.saving.fsync")
+    inside = (":hub.saving.refresh_card", ":hub.saving._check_reads_back", ":files._make_durable")
     halves = 0
     for at in ("finish.write_predictions", "finish.save_folder", *inside, "finish.write_page"):
         code = server.run(folder, faults=[happens(at, "killed")])
