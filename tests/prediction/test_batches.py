@@ -105,7 +105,7 @@ def test_the_three_kinds_of_file_hold_the_same_and_are_not_written_over(
         assert main(["predict", str(run), str(photos / "*.jpg"), "--output", str(file), "--top-k", "2"]) == 0
         before = file.read_bytes()
         assert main(["predict", str(run), str(photos), "--output", str(file)]) == 2
-        assert "not written over" in capsys.readouterr().err
+        assert "already exists" in capsys.readouterr().err
         assert file.read_bytes() == before
     assert {path.name for path in files[0].parent.iterdir()} == {file.name for file in files}
     with files[0].open(newline="") as lines:

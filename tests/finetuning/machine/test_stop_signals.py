@@ -24,12 +24,7 @@ STATIONS = (
     ("prepare.load_data", 1, "SIGTERM", None),
     ("training.epochs.draw_batch", 1, "SIGTERM", 1),
     ("engine.step.train_step", 2, "SIGUSR1", 3),
-    (
-        "run_folder.checkpoint._sha256",
-        2,
-        "SIGTERM",
-        5,
-    ),  # in the save after step 4; noticed after the next step
+    (":files._make_durable", 1, "SIGTERM", 5),  # in the save after step 4; noticed after the next step
     ("engine.step.train_step", 3, "SIGTERM twice", 8),
     ("training.epochs.evaluate", 1, "SIGTERM", 12),
     ("training.epochs.reestimate_batchnorm", 1, "SIGTERM", 12),
@@ -104,7 +99,7 @@ def test_a_second_signal_while_the_last_checkpoint_is_written_changes_nothing(
     folder, happened = tmp_path / "run", tmp_path / "happened"
     signals = [
         happens("engine.step.train_step", "SIGTERM", call=2),
-        happens("run_folder.checkpoint._sha256", "SIGTERM", call=3),
+        happens(":files._make_durable", "SIGTERM"),
     ]
     rarely = ("--checkpoint_minutes", "10")
     assert server.run(folder, *rarely, faults=signals, HAPPENED=str(happened)) == 75
