@@ -33,6 +33,7 @@ from resnet_hub.finetuning.batches.disk_cache import Reduction, build_image_cach
 from resnet_hub.finetuning.batches.loader import TrainBatches
 from resnet_hub.finetuning.batches.sampler import EpochPlan
 from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
+from resnet_hub.finetuning.config.hyperrule import Situation, decide
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.data.load import load_data
 from resnet_hub.finetuning.machine.ranks import Crew
@@ -107,13 +108,14 @@ def our_pipeline(folder: Path, *, cache: bool = False) -> Callable[[], Iterator[
     """The training batches of a run with `--augmentation crop`, with or without `--image_cache`."""
     config = FinetuneConfig(train_dir=folder, augmentation="crop", validation_fraction=0.0, test_fraction=0.0)
     train = load_data(config).train
-    short_side = short_side_to_keep(config, PREPROCESSING)
+    settings = decide(config, Situation(num_train=len(train), network_width=512)).images
+    short_side = short_side_to_keep(settings, PREPROCESSING)
     reduction = Reduction(short_side=short_side, mode="RGB", interpolation=PREPROCESSING.interpolation)
     batches = TrainBatches(
         build_image_cache(train, reduction, folder.parent / "cache", limit_bytes=1e11, crew=Crew())
         if cache
         else train,
-        [build_train_transform(config, PREPROCESSING)],
+        [build_train_transform(settings, PREPROCESSING)],
         EpochPlan(num_images=len(train), global_batch_size=BATCH, seed=0),
         options=LoaderOptions(),
     )

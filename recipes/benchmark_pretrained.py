@@ -23,12 +23,12 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from resnet_hub.finetuning import FinetuneConfig, finetune
-from resnet_hub.finetuning.config.options import RECIPES
+from resnet_hub.finetuning.config.yaml_file import load_recipe
 
 MODEL = "my_resnet20"
 WAYS: dict[str, dict[str, Any]] = {
-    "quick": RECIPES["quick"],
-    "balanced": RECIPES["balanced"],
+    "quick": load_recipe("quick"),
+    "balanced": load_recipe("balanced"),
     "scratch": {"pretrained": False},
 }
 

@@ -39,6 +39,7 @@ from torchvision.transforms import v2
 import resnet_hub
 from resnet_hub.errors import RunError
 from resnet_hub.finetuning import FinetuneConfig, finetune
+from resnet_hub.finetuning.config.options import MachineOptions
 from resnet_hub.finetuning.machine.machine import start_machine
 from resnet_hub.images.preprocessing import Preprocessing
 
@@ -156,7 +157,7 @@ def measure_peer(
     is_augmented: bool,
 ) -> Measured:
     """A new `fc` trained in epochs through the frozen network; its seconds are those of training alone."""
-    machine = start_machine(FinetuneConfig())  # the threads and the precision that quick has
+    machine = start_machine(MachineOptions())  # the threads and the precision that quick has
     autocast = machine.accelerator.autocast
     torch.manual_seed(seed)
     network: Any = resnet_hub.load(model) if "/" in model else timm.create_model(model, pretrained=True)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import resnet_hub  # noqa: F401  registers the family in timm
 from resnet_hub.finetuning.batches.loader import Batch
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.options import MachineOptions
 from resnet_hub.finetuning.engine.deferred_metrics import can_be_read_late
 from resnet_hub.finetuning.engine.optimizer import Schedule, make_optimizer
 from resnet_hub.finetuning.engine.step import settle, train_steps
@@ -56,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.profile and not torch.cuda.is_available():
         parser.error("--profile asks a GPU what it did, and there is none.")
-    machine = start_machine(FinetuneConfig())
+    machine = start_machine(MachineOptions())
     batches = make_batches(options, pin_memory=machine.accelerator.device.type == "cuda")
     contenders: dict[str, Steps] = {}
     for compiled in (False, True) if options.compile else (False,):

@@ -28,6 +28,7 @@ from resnet_hub.finetuning.batches.augment import build_train_transform
 from resnet_hub.finetuning.batches.loader import TrainBatches
 from resnet_hub.finetuning.batches.sampler import EpochPlan
 from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
+from resnet_hub.finetuning.config.hyperrule import Situation, decide
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.data.load import load_data
 
@@ -76,17 +77,14 @@ def measure(folder: Path, shuffle_buffer: int, *, streaming: bool) -> dict[str, 
         augmentation="crop",
         validation_fraction=0.0,
         test_fraction=0.0,
+        shuffle_buffer=shuffle_buffer if streaming else None,
     )
     data = load_data(config)
-    train = data.train
-    if streaming:
-        config = FinetuneConfig(
-            dataset_name="-", streaming=True, shuffle_buffer=shuffle_buffer, stream_parts=8
-        )
-        train = data.in_order_of(config).train
+    settings = decide(config, Situation(num_train=len(data.train), network_width=512))
+    train = data.in_order_of(settings.data).train
     batches = TrainBatches(
         train,
-        [build_train_transform(FinetuneConfig(dataset_name="-", augmentation="crop"), PREPROCESSING)],
+        [build_train_transform(settings.images, PREPROCESSING)],
         EpochPlan(num_images=len(train), global_batch_size=BATCH, seed=0),
         options=LoaderOptions(),
     )

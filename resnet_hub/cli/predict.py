@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from resnet_hub.cli.tables import print_rows
 from resnet_hub.errors import ConfigError, DataError
 from resnet_hub.files import check_new_folder
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.data.unlabelled import open_images
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.prediction.batches import ImagePrediction, Readable, predict_images
@@ -79,7 +79,7 @@ def _find(arguments: argparse.Namespace) -> Sequence[Readable]:
             if getattr(arguments, option):
                 raise ConfigError(f"--{option} goes with --dataset_name, which is not given.")
         return find_images(arguments.images, allow_urls=arguments.allow_urls)
-    config = FinetuneConfig(
+    config = DataOptions(
         dataset_name=arguments.dataset_name,
         dataset_config_name=arguments.dataset_config_name,
         dataset_revision=arguments.dataset_revision,

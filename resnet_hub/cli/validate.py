@@ -9,7 +9,7 @@ from typing import Any
 from resnet_hub.cli.tables import print_rows
 from resnet_hub.errors import ConfigError
 from resnet_hub.files import check_new_folder
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.scoring import (
     ValidationRequest,
     ValidationResult,
@@ -56,7 +56,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _request(arguments: argparse.Namespace) -> ValidationRequest:
     data = None
     if arguments.dataset_name is not None:
-        data = FinetuneConfig(
+        data = DataOptions(
             dataset_name=arguments.dataset_name,
             max_bad_images=arguments.max_bad_images,
             **{option: getattr(arguments, option) for option in _OF_DATA},

@@ -74,8 +74,7 @@ def measure(run: Run, training: Training) -> tuple[RunReport, dict[str, Tensor]]
 
 def _say_what_precision_cost(run: Run, training: Training, score: Score) -> None:
     """Warn where the weights answer worse in float32, as exported, than in the precision of the run."""
-    metric = run.config.metric_for_best_model
-    assert metric is not None
+    metric = run.settings.selection.metric_for_best_model
     before, now = training.progress.best_score, value_of(score, metric)
     if run.machine.precision != "no" and metric != "loss" and before - now > _NOTABLE:
         logger.warning(
@@ -115,7 +114,7 @@ def write_results(run: Run, training: Training, report: RunReport, logits: dict[
         figures=figures,
         overwrite=folder.export.exists(),
         preprocessing=run.preprocessing,
-        train_image_size=run.config.train_image_size,
+        train_image_size=run.settings.images.train_image_size,
     )
     write_page(folder, report)
     report.save(folder.report)
@@ -172,9 +171,9 @@ def _make_report(run: Run, training: Training, scores: dict[str, Score | None]) 
             images_per_second=round(progress.images / progress.seconds, 2),
             station_seconds={name: round(spent, 3) for name, spent in progress.station_seconds.items()},
         ),
-        seed=run.config.seed,
+        seed=run.settings.seed,
         resumed_from_step=training.resumed_from_step,
-        recipe=plain_values(run.config),
+        recipe=plain_values(run.settings.recorded),
         environment=environment,
         data=data.facts.record(),
     )

@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from torch import nn
 
 from resnet_hub.downloads.access import asking, offline
 from resnet_hub.errors import ConfigError
@@ -22,8 +23,9 @@ from resnet_hub.finetuning.batches.cache_folder import check_cache_folder
 from resnet_hub.finetuning.batches.memory_cache import KeptViews
 from resnet_hub.finetuning.batches.sampler import EpochPlan
 from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
-from resnet_hub.finetuning.config.hyperrule import SMALL_IMAGE, complete
+from resnet_hub.finetuning.config.hyperrule import SMALL_IMAGE, Situation, decide
 from resnet_hub.finetuning.config.options import FinetuneConfig, with_options
+from resnet_hub.finetuning.config.settings import Settings
 from resnet_hub.finetuning.data.image_facts import FactsMemory
 from resnet_hub.finetuning.data.inspection import Inspector
 from resnet_hub.finetuning.data.load import ImageData, load_data
@@ -33,6 +35,7 @@ from resnet_hub.finetuning.machine.machine import Machine, choose_num_workers, s
 from resnet_hub.finetuning.machine.preemption import Preempted, PreemptionWatch
 from resnet_hub.finetuning.machine.ranks import Crew
 from resnet_hub.finetuning.network.build import (
+    StartingPoint,
     build_model,
     check_model_name,
     check_takes_images,
@@ -53,97 +56,118 @@ logger = logging.getLogger(__name__)
 _COPIES_OF_FEATURES = 3  # as they came, on the device, and standardised
 
 
-def prepare(config: FinetuneConfig, watch: PreemptionWatch) -> Run:
+def prepare(asked: FinetuneConfig, watch: PreemptionWatch) -> Run:
     """Check the request, understand the data, build the model and decide what was left open.
 
     Raises UserError, with nothing written, for whatever cannot be carried out.
     """
-    folder = RunFolder(output_dir_of(config))
-    config = with_options(config, output_dir=folder.path)
-    folder.check_usable(config)
-    check_model_name(config)
-    check_trackers(config.report_to)
-    if config.auto_augment:
-        parse_auto_augment(config.auto_augment)
-    check_cache_folder(config.image_cache, flag="image_cache")
-    check_cache_folder(config.feature_cache, flag="feature_cache")
-    _check_publishing(config)
-    machine = start_machine(config)
+    folder = RunFolder(asked.run_dir)
+    asked = with_options(asked, output_dir=folder.path)
+    _check_request(asked, folder)
+    machine = start_machine(asked, finds_unused=asked.gradual_unfreezing is not None)
     display = Display(is_main=machine.is_main)
     crew = _crew(machine, display, watch)
-    data = load_data(config, Inspector(crew=crew, memory=_images_seen()))
+    data = load_data(asked, Inspector(crew=crew, memory=_images_seen()))
     display.say(data.table())
-    if data.validation is None and config.early_stopping_epochs is not None:
-        raise ConfigError(
-            "--early_stopping_epochs needs a validation split, and this run has none. Give "
-            "--validation_fraction 0.15 or --validation_split, or leave the flag out."
-        )
+    _check_validation(asked, data)
     if machine.agree_any(watch.requested):
         raise Preempted
-    model, origin = build_model(config, class_names=data.class_names)
-    config = complete(
-        config,
-        num_train=len(data.train),
-        multi_label=data.multi_label,
-        model_image_size=Preprocessing.of_model(model).image_size[0],
-        model_train_size=origin.train_image_size,
-        network_width=width_of(model),
-        world_size=machine.world_size,
-    )
-    data = data.in_order_of(config)
-    assert config.image_size is not None
+    model, start = build_model(asked, class_names=data.class_names)
+    settings = decide(asked, _situation(data, model, start, machine))  # from here on nothing is open
     preprocessing = evaluation_preprocessing(
-        model, image_size=config.image_size, crop_fraction=config.crop_pct
+        model, image_size=settings.images.image_size, crop_fraction=asked.crop_pct
     )
-    check_freezing(config, model)
-    plan = _plan(config, machine, num_train=len(data.train))
     run = Run(
-        config=config,
+        settings=settings,
         machine=machine,
         folder=folder,
-        data=_keeping_views(data, config, preprocessing, world_size=machine.world_size),
+        data=_keeping_views(
+            data.in_order_of(settings.data), settings, preprocessing, world_size=machine.world_size
+        ),
         model=model,
-        origin=origin,
+        origin=start,
         preprocessing=preprocessing,
-        plan=plan,
+        plan=_plan(settings, machine, num_train=len(data.train)),
         loading=LoaderOptions.of_machine(
             machine,
-            num_workers=choose_num_workers(config, machine, preprocessing.image_size),
-            wait_seconds=config.ddp_timeout,
+            num_workers=choose_num_workers(asked.dataloader_num_workers, machine, preprocessing.image_size),
+            wait_seconds=settings.machine.ddp_timeout,
         ),
         crew=crew,
         display=display,
         watch=watch,
         teacher=load_teacher(
-            config,
+            settings.teacher.teacher_model,
             class_names=data.class_names,
             multi_label=data.multi_label,
             ours=preprocessing,
         ),
     )
-    check_takes_images(
-        model,
-        config,
-        num_channels=preprocessing.num_channels,
-        num_classes=len(data.class_names),
-        fewest=plan.fewest_in_batch(machine.world_size, config.gradient_accumulation_steps)
-        * (machine.world_size if machine.sync_batchnorm else 1),
-    )
-    _check_features_fit(run)
-    folder.check_same_run(config, facts=run.facts())
+    _check_run(run, asked)
     display.say(_summary(run))
     return run
 
 
+def _check_request(asked: FinetuneConfig, folder: RunFolder) -> None:
+    """Refuse what no data set and no network could make right, before anything is loaded."""
+    folder.check_usable(asked.resume)
+    check_model_name(asked)
+    check_trackers(asked.report_to)
+    if asked.auto_augment:
+        parse_auto_augment(asked.auto_augment)
+    check_cache_folder(asked.image_cache, flag="image_cache")
+    check_cache_folder(asked.feature_cache, flag="feature_cache")
+    _check_publishing(asked)
+
+
+def _check_validation(asked: FinetuneConfig, data: ImageData) -> None:
+    if data.validation is None and asked.early_stopping_epochs is not None:
+        raise ConfigError(
+            "--early_stopping_epochs needs a validation split, and this run has none. Give "
+            "--validation_fraction 0.15 or --validation_split, or leave the flag out."
+        )
+
+
+def _situation(data: ImageData, model: nn.Module, start: StartingPoint, machine: Machine) -> Situation:
+    return Situation(
+        num_train=len(data.train),
+        multi_label=data.multi_label,
+        model_image_size=Preprocessing.of_model(model).image_size[0],
+        model_train_size=start.train_image_size,
+        network_width=width_of(model),
+        world_size=machine.world_size,
+    )
+
+
+def _check_run(run: Run, asked: FinetuneConfig) -> None:
+    """Refuse what this network, these images or this folder cannot do."""
+    settings, machine = run.settings, run.machine
+    check_freezing(settings.freezing, run.model)
+    micro = settings.schedule.gradient_accumulation_steps
+    fewest = run.plan.fewest_in_batch(machine.world_size, micro)
+    check_takes_images(
+        run.model,
+        asked.model_name_or_path,
+        settings.images,
+        num_channels=run.preprocessing.num_channels,
+        num_classes=len(run.data.class_names),
+        fewest=fewest * (machine.world_size if machine.sync_batchnorm else 1) if run.total_steps else None,
+    )
+    _check_features_fit(run)
+    run.folder.check_same_run(settings.recorded, facts=run.facts())
+
+
 def _keeping_views(
-    data: ImageData, config: FinetuneConfig, preprocessing: Preprocessing, *, world_size: int
+    data: ImageData, settings: Settings, preprocessing: Preprocessing, *, world_size: int
 ) -> ImageData:
     """The data with memory for what is decoded in the same way each time, validation images first.
 
     A split that does not fit is not kept: most of it would be decoded each time all the same.
     """
-    left = config.image_memory_gb * 1e9
-    wanted = {"validation": [preprocessing], "train": fixed_views(config, preprocessing)}
+    left = settings.data.image_memory_gb * 1e9
+    reestimates = settings.averaging.reestimate_batchnorm > 0
+    fixed = fixed_views(settings.images, preprocessing, reestimates_batchnorm=reestimates)
+    wanted = {"validation": [preprocessing], "train": fixed}
     kept: dict[str, Split] = {}
     for name, views in wanted.items():
         split = getattr(data, name)
@@ -162,15 +186,15 @@ def confirm_publishing(run: Run) -> None:
 
     Raises ConfigError after a no, with nothing written.
     """
-    repo_id = repo_id_of(run.config)
-    asks = run.machine.is_main and run.config.push_to_hub and not run.config.hub_private_repo
+    settings = run.settings.run
+    asks = run.machine.is_main and settings.push_to_hub and not settings.hub_private_repo
     asks = asks and sys.stdin is not None and sys.stdin.isatty()
-    declined = asks and not may_be_public(repo_id, ask=lambda text: _typed(text, run.watch))
+    declined = asks and not may_be_public(settings.hub_model_id, ask=lambda text: _typed(text, run.watch))
     run.stop_if_asked()
     if run.machine.agree_any(declined):
         raise ConfigError(
-            f"{repo_id} is not to be made public, so nothing was begun. Only you can see it with "
-            f"--hub_private_repo; leave --push_to_hub out to publish nothing."
+            f"{settings.hub_model_id} is not to be made public, so nothing was begun. Use "
+            "--hub_private_repo, or leave out --push_to_hub."
         )
 
 
@@ -204,23 +228,15 @@ def _images_seen() -> FactsMemory:
     return FactsMemory(Path(datasets.config.HF_DATASETS_CACHE) / "resnet_hub" / "images_seen")
 
 
-def output_dir_of(config: FinetuneConfig) -> Path:
-    """The folder of the run; if it was not named, one of the data set and the model."""
-    if config.output_dir is not None:
-        return config.output_dir
-    parts = (Path(config.dataset).name, Path(config.model_name_or_path).name)
-    return Path("runs") / "_".join(part.replace(":", "-") for part in parts)
-
-
-def _plan(config: FinetuneConfig, machine: Machine, *, num_train: int) -> EpochPlan:
-    assert config.images_per_step is not None
+def _plan(settings: Settings, machine: Machine, *, num_train: int) -> EpochPlan:
+    schedule = settings.schedule
     plan = EpochPlan(
         num_images=num_train,
-        global_batch_size=config.images_per_step,
-        seed=config.seed,
-        copies=config.repeated_augmentation,
+        global_batch_size=schedule.images_per_step,
+        seed=settings.seed,
+        copies=schedule.repeated_augmentation,
     )
-    plan.check_parts(machine.world_size, config.gradient_accumulation_steps)
+    plan.check_parts(machine.world_size, schedule.gradient_accumulation_steps)
     return plan
 
 
@@ -233,7 +249,7 @@ def _check_publishing(config: FinetuneConfig) -> None:
         raise ConfigError("--push_to_hub needs the Hub; HF_HUB_OFFLINE is set. Unset it, or publish later.")
     if get_token() is None:
         raise ConfigError("--push_to_hub needs a token: type `hf auth login` first, or set HF_TOKEN.")
-    repo_id = repo_id_of(config)
+    repo_id = config.repo_id
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -243,17 +259,13 @@ def _check_publishing(config: FinetuneConfig) -> None:
     asking(HfApi().whoami, repo_id=repo_id)
 
 
-def repo_id_of(config: FinetuneConfig) -> str:
-    """The repository that the run is published to; without an owner it is the token's."""
-    return config.hub_model_id or output_dir_of(config).name
-
-
 def _check_features_fit(run: Run) -> None:
     """Raise ConfigError if the features that fc is fitted to would not fit into this machine's memory."""
-    if not run.config.fit_fc_first or run.config.streaming:  # of a stream a sample is fitted
+    settings = run.settings
+    if not settings.probe.fit_fc_first or settings.data.streaming:  # of a stream a sample is fitted
         return
     model: Any = run.model
-    values = run.config.feature_views * len(run.data.train) * model.head_hidden_size
+    values = settings.probe.feature_views * len(run.data.train) * model.head_hidden_size
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # each has all of them
     needed, there = 4 * values * _COPIES_OF_FEATURES * processes, psutil.virtual_memory().available
     if needed > there:
@@ -265,7 +277,7 @@ def _check_features_fit(run: Run) -> None:
 
 
 def _summary(run: Run) -> str:
-    config = run.config
+    config = run.settings.recorded
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
     start = f"from {run.origin.base_model or run.origin.name}" if config.pretrained else "from scratch"
     size = "px, small-image augmentation" if run.preprocessing.image_size[0] <= SMALL_IMAGE else "px"

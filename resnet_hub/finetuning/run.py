@@ -11,9 +11,7 @@ from resnet_hub.finetuning.machine.lost_process import naming_lost_processes
 from resnet_hub.finetuning.machine.preemption import PreemptionWatch
 from resnet_hub.finetuning.prepare import (
     confirm_publishing,
-    output_dir_of,
     prepare,
-    repo_id_of,
 )
 from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.finetuning.training.bad_images import all_left_out
@@ -36,11 +34,11 @@ def finetune(config: FinetuneConfig) -> RunReport:
             not be published is a PublishingError.
         Preempted: a signal asked to stop; a checkpoint was written and the same call goes on from it.
     """
-    folder = RunFolder(output_dir_of(config))
+    folder = RunFolder(config.run_dir)
     report = RunReport.load(folder.report) if folder.awaits_publishing(config) else _finetune(config)
     # Signals are no longer waited for: one that ends this loses nothing, and the same call publishes.
     if config.push_to_hub and os.environ.get("RANK", "0") == "0":
-        publish(folder, repo_id_of(config), private=config.hub_private_repo)
+        publish(folder, config.repo_id, private=config.hub_private_repo)
     return report
 
 
@@ -51,7 +49,7 @@ def _finetune(config: FinetuneConfig) -> RunReport:
         with run.folder.in_use() if run.machine.is_main else nullcontext():
             if run.machine.is_main:
                 run.folder.begin(
-                    run.config,
+                    run.settings.recorded,
                     facts=run.facts(),
                     machine=run.machine.record(),
                     bad_images=all_left_out(run),

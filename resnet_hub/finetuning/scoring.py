@@ -17,7 +17,7 @@ from resnet_hub.files import atomic_folder
 from resnet_hub.finetuning.batches.augment import EvaluationTransform
 from resnet_hub.finetuning.batches.loader import ViewBatches
 from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.options import DataOptions, FinetuneConfig, MachineOptions
 from resnet_hub.finetuning.config.yaml_file import load_config
 from resnet_hub.finetuning.data.load import load_data, load_split
 from resnet_hub.finetuning.data.split import Split
@@ -43,7 +43,7 @@ class ValidationRequest:
 
     model: str
     """A run's folder, a model folder, a Hub repository, or a name with weights."""
-    data: FinetuneConfig | None = None
+    data: DataOptions | None = None
     """Where the images come from; None for the data set that the run was made with."""
     split: str | None = None
     """Split, slice or sum of splits; found by name if None. Of a run's own: validation or test, else both."""
@@ -163,7 +163,7 @@ def page_of_validation(result: ValidationResult, predictions: list[Predictions])
 def _start_machine() -> Machine:
     """The machine, at the precision that a run before in this process has set; it is not used here."""
     already = AcceleratorState._shared_state.get("_mixed_precision")
-    return start_machine(FinetuneConfig(mixed_precision=already or "no"))
+    return start_machine(MachineOptions(mixed_precision=already or "no"))
 
 
 def _preprocessing(request: ValidationRequest, model: nn.Module) -> Preprocessing:
@@ -206,7 +206,7 @@ def _load_run_data(request: ValidationRequest) -> _Data:
     )
 
 
-def _load_named_data(request: ValidationRequest, config: FinetuneConfig) -> _Data:
+def _load_named_data(request: ValidationRequest, config: DataOptions) -> _Data:
     loaded = load_split(config, request.split)
     return _Data(
         name=loaded.source.name,
@@ -235,13 +235,12 @@ def _compute(
     machine: Machine,
 ) -> Tensor:
     """Logits (images, classes) of a split in its order."""
-    config = FinetuneConfig(dataloader_num_workers=request.num_workers)
     batches = ViewBatches(
         split,
         EvaluationTransform(preprocessing),
         batch_size=request.batch_size,
         options=LoaderOptions.of_machine(
-            machine, num_workers=choose_num_workers(config, machine, preprocessing.image_size)
+            machine, num_workers=choose_num_workers(request.num_workers, machine, preprocessing.image_size)
         ),
     )
     return compute_split(

@@ -23,8 +23,8 @@ from torchvision.transforms.v2 import functional as F
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.batches.memory_cache import evaluated
-from resnet_hub.finetuning.config.hyperrule import SMALL_IMAGE, image_sizes
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.hyperrule import SMALL_IMAGE
+from resnet_hub.finetuning.config.settings import ImageSettings
 from resnet_hub.finetuning.machine.seeds import keyed_randomness
 from resnet_hub.images.decoding import DecodableImage
 from resnet_hub.images.preprocessing import Preprocessing, resize_pixels
@@ -38,7 +38,7 @@ _MILD_AREA = (0.35, 1.0)
 TrainTransform = Callable[[DecodableImage], Tensor]
 
 
-def build_train_transforms(config: FinetuneConfig, preprocessing: Preprocessing) -> list[TrainTransform]:
+def build_train_transforms(settings: ImageSettings, preprocessing: Preprocessing) -> list[TrainTransform]:
     """The transform of each epoch: images grow from `first_image_size` to the size of `preprocessing`.
 
     They grow through the first two thirds of the epochs; the last third, where the rate is low, has
@@ -46,75 +46,77 @@ def build_train_transforms(config: FinetuneConfig, preprocessing: Preprocessing)
     """
     by_size: dict[int, TrainTransform] = {}
     transforms = []
-    for size in image_sizes(config):
+    for size in settings.epoch_sizes:
         if size not in by_size:
-            by_size[size] = build_train_transform(config, preprocessing.at_size(size))
+            by_size[size] = build_train_transform(settings, preprocessing.at_size(size))
         transforms.append(by_size[size])
-    return transforms or [build_train_transform(config, preprocessing)]
+    return transforms or [build_train_transform(settings, preprocessing)]
 
 
-def build_train_transform(config: FinetuneConfig, preprocessing: Preprocessing) -> TrainTransform:
+def build_train_transform(settings: ImageSettings, preprocessing: Preprocessing) -> TrainTransform:
     """The transform of a training image, from its header to uint8 pixels (channels, height, width).
 
-    Sizes, interpolation and mean are those of `preprocessing`; which augmentation it is, and how strong, says
-    `config`. With the augmentation `none` the result is that of evaluation.
+    Sizes, interpolation and mean are those of `preprocessing`; `settings` say which
+    augmentation it is, and how strong. With the augmentation `none` the result is that of evaluation.
     """
-    name = config.augmentation or "light"
+    name = settings.augmentation
     if name == "none":
         return EvaluationTransform(preprocessing)
     mean_color: Any = [round(255 * mean) for mean in preprocessing.mean]
     changes: list[nn.Module] = []
     if name in _COLORS:
         changes.append(_COLORS[name](mean_color))
-    if config.auto_augment:
-        changes.append(AutoAugment(config.auto_augment, preprocessing))
-    if config.color_jitter:
-        changes.append(v2.ColorJitter(*(config.color_jitter,) * 3))
-    if config.random_erasing:
-        changes.append(v2.RandomErasing(p=config.random_erasing, value=mean_color))
+    if settings.auto_augment:
+        changes.append(AutoAugment(settings.auto_augment, preprocessing))
+    if settings.color_jitter:
+        changes.append(v2.ColorJitter(*(settings.color_jitter,) * 3))
+    if settings.random_erasing:
+        changes.append(v2.RandomErasing(p=settings.random_erasing, value=mean_color))
     return TrainingTransform(
         crop=(
             PadAndCrop(preprocessing)
-            if _is_small(config, preprocessing)
-            else CropAndResize(preprocessing, area=_area(config))
+            if _is_small(settings)
+            else CropAndResize(preprocessing, area=_area(settings))
         ),
-        horizontal_flip=config.horizontal_flip,
+        horizontal_flip=settings.horizontal_flip,
         changes=tuple(changes),
     )
 
 
-def fixed_views(config: FinetuneConfig, preprocessing: Preprocessing) -> list[Preprocessing]:
+def fixed_views(
+    settings: ImageSettings, preprocessing: Preprocessing, *, reestimates_batchnorm: bool
+) -> list[Preprocessing]:
     """How training images are resized, and cropped at their centre, before anything is drawn.
 
     Nothing for larger images, whose crops are cut out of the image as it came.
     """
-    is_padded = _is_small(config, preprocessing)
-    sizes = set(image_sizes(config)) if is_padded or config.augmentation == "none" else set()
+    is_padded = _is_small(settings)
+    sizes = set(settings.epoch_sizes) if is_padded or settings.augmentation == "none" else set()
     views = [preprocessing.at_size(size) for size in sorted(sizes)]
-    if config.reestimate_batchnorm and preprocessing not in views:
+    if reestimates_batchnorm and preprocessing not in views:
         views.append(preprocessing)
     return views
 
 
-def short_side_to_keep(config: FinetuneConfig, preprocessing: Preprocessing) -> int:
+def short_side_to_keep(settings: ImageSettings, preprocessing: Preprocessing) -> int:
     """The short side in pixels to which an image can be reduced and still have enough for every random crop.
 
     The narrowest crop that can be drawn, of the smallest area and the most extreme aspect, then still has the
     pixels that the network takes; and the image of evaluation twice as many.
     """
     size = max(preprocessing.image_size)
-    narrowest = math.sqrt(_area(config)[0] * min(_ASPECT))
+    narrowest = math.sqrt(_area(settings)[0] * min(_ASPECT))
     return math.ceil(max(size / narrowest, 2 * size / preprocessing.crop_fraction))
 
 
-def _is_small(config: FinetuneConfig, preprocessing: Preprocessing) -> bool:
+def _is_small(settings: ImageSettings) -> bool:
     """Whether images are padded and cropped: by the size that images grow to."""
-    return (config.image_size or max(preprocessing.image_size)) <= SMALL_IMAGE
+    return settings.image_size <= SMALL_IMAGE
 
 
-def _area(config: FinetuneConfig) -> tuple[float, float]:
+def _area(settings: ImageSettings) -> tuple[float, float]:
     """Share of the image that a random crop takes."""
-    return _MILD_AREA if (config.augmentation or "light") == "light" else _STANDARD_AREA
+    return _MILD_AREA if settings.augmentation == "light" else _STANDARD_AREA
 
 
 @dataclass(frozen=True)
@@ -279,13 +281,13 @@ _AUTO_AUGMENTS: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
-def build_mixer(config: FinetuneConfig, num_classes: int) -> "Mixer | None":
-    """Mixup, CutMix or both in turns, as `config` says; None if it says neither."""
+def build_mixer(settings: ImageSettings, num_classes: int) -> "Mixer | None":
+    """Mixup, CutMix or both in turns, as the settings ask; None if they ask for neither."""
     transforms: list[v2.Transform] = []
-    if config.mixup:
-        transforms.append(v2.MixUp(alpha=config.mixup, num_classes=num_classes))
-    if config.cutmix:
-        transforms.append(v2.CutMix(alpha=config.cutmix, num_classes=num_classes))
+    if settings.mixup:
+        transforms.append(v2.MixUp(alpha=settings.mixup, num_classes=num_classes))
+    if settings.cutmix:
+        transforms.append(v2.CutMix(alpha=settings.cutmix, num_classes=num_classes))
     return Mixer(v2.RandomChoice(transforms)) if transforms else None
 
 

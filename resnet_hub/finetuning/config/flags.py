@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from resnet_hub.errors import ConfigError, nearest
-from resnet_hub.finetuning.config.options import FIELD_NAMES, RECIPES, FinetuneConfig
-from resnet_hub.finetuning.config.yaml_file import SHORT_NAMES, load_config, nearest_option
+from resnet_hub.errors import ConfigError
+from resnet_hub.finetuning.config.options import FIELD_NAMES, FinetuneConfig
+from resnet_hub.finetuning.config.yaml_file import SHORT_NAMES, load_config, load_recipe, nearest_option
 
-Recipe = Literal["quick", "balanced", "best"]
+Recipe = Literal["quick", "balanced", "best", "rsb_a1", "rsb_a2", "rsb_a3", "torchvision_v2"]
 _SYNTAX = (tyro.conf.UsePythonSyntaxForLiteralCollections,)
 
 
@@ -25,8 +25,9 @@ class Command:
     config: Path | None = None
     """YAML file of options, as a run's config.yaml; flags win over it."""
     recipe: Recipe | None = None
-    """quick: a new fc on the frozen network; balanced, the defaults: that, then train the whole network;
-    best: that for longer, small images first, stronger augmentation, and averaged weights."""
+    """quick: fit a new fc on the frozen network; balanced, the defaults: that, then train the whole network;
+    best: balanced for longer, small images first, stronger augmentation, and averaged weights. The others
+    train a ResNet-50 on ImageNet from scratch."""
     dry_run: bool = False
     """Understand the data, build the model, say what would be done, and stop."""
     find_learning_rate: bool = False
@@ -64,9 +65,7 @@ def parse_command_line(
     first.add_argument("--config", type=Path)
     first.add_argument("--recipe")
     early = first.parse_known_args(typed)[0]
-    if early.recipe is not None and early.recipe not in RECIPES:
-        raise ConfigError(f"--recipe {early.recipe}: {nearest(early.recipe, RECIPES)}")
-    values = RECIPES[early.recipe] if early.recipe else {}
+    values = load_recipe(early.recipe) if early.recipe else {}
     options = FinetuneConfig(**values | (load_config(early.config) if early.config else {}))
     return tyro.cli(
         kind,

@@ -5,9 +5,13 @@ decides, the user overrides, and what was decided is printed and recorded.
 """
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config.options import Augmentation, FinetuneConfig, Metric, with_options
+from resnet_hub.finetuning.config.settings import Settings
 
 # Up to this many training images: (images per optimizer step).
 _BATCH_SIZES = ((5_000, 64), (50_000, 128), (math.inf, 256))
@@ -36,115 +40,153 @@ _FIRST_SIZE = 0.7  # of the image size: half of the multiplications
 BATCHNORM_IMAGES = 2048  # enough for the mean and variance of a channel to a few percent
 
 
-def image_sizes(config: FinetuneConfig) -> list[int]:
-    """Height and width in pixels of the training images of each epoch of a completed configuration."""
-    first, last, epochs = config.first_image_size, config.train_image_size, config.num_train_epochs
-    assert first is not None
-    assert last is not None
-    assert epochs is not None
-    growing = growing_epochs(epochs)
-    return [
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What the rule goes by: the data, the network, and the processes."""
+
+    num_train: int
+    """Images in the training split."""
+    multi_label: bool = False
+    """Whether an image has any number of labels; smoothing is then not defined."""
+    model_image_size: int = 224
+    """Image size in pixels that the model's weights were evaluated at."""
+    model_train_size: int | None = None
+    """The one that they were trained at; None for the same."""
+    network_width: int
+    """Channels of the last 3x3 convolution: 512 in ResNet-18 and ResNet-50."""
+    world_size: int = 1
+    """Training processes; the images per step do not depend on it."""
+
+
+def decide(asked: FinetuneConfig, situation: Situation) -> Settings:
+    """The settings of a run: what was asked for, and what the rule decides where nothing was.
+
+    Raises ConfigError for options that this situation does not allow.
+    """
+    _check_labels(asked, multi_label=situation.multi_label)
+    images = _images(asked, situation)
+    _check_feature_views(asked, num_train=situation.num_train, augmentation=images["augmentation"])
+    schedule = _schedule(asked, situation)
+    total_steps, epochs = schedule.pop("total_steps"), schedule["num_train_epochs"]
+    _check_warmup(asked, total_steps=total_steps)
+    decided = images | _streaming(asked, situation) | _training(asked, situation, schedule, total_steps)
+    decided |= _averaging(asked, num_train=situation.num_train, total_steps=total_steps, images=images)
+    still_open = {name: value for name, value in decided.items() if getattr(asked, name) is None}
+    # The steps follow from each other: a number of steps given decides the epochs, and so on.
+    recorded = with_options(asked, **still_open | schedule)
+    first, last = images["first_image_size"], images["train_image_size"]
+    warmup_steps = decided["warmup_steps"] if asked.warmup_steps is None else asked.warmup_steps
+    steps_per_epoch = math.ceil(situation.num_train / schedule["images_per_step"])
+    return Settings.of(
+        recorded,
+        total_steps=total_steps,
+        epoch_sizes=_epoch_sizes(first, last, epochs),
+        settling_epochs=max(
+            math.ceil(warmup_steps / steps_per_epoch), _growing_epochs(epochs) if first != last else 0
+        ),
+    )
+
+
+def _images(asked: FinetuneConfig, situation: Situation) -> dict[str, Any]:
+    image_size = asked.image_size or situation.model_image_size
+    train_size = asked.train_image_size or asked.image_size or situation.model_train_size or image_size
+    smaller = _round_size(_FIRST_SIZE * train_size, train_size) if asked.low_resolution_first else train_size
+    return {
+        "image_size": image_size,
+        "train_image_size": train_size,
+        "first_image_size": asked.first_image_size or smaller,
+        "augmentation": asked.augmentation or _augmentation(asked, image_size, situation.network_width),
+    }
+
+
+def _epoch_sizes(first: int, last: int, epochs: int) -> tuple[int, ...]:
+    """Height and width in pixels of the training images of each epoch."""
+    growing = _growing_epochs(epochs)
+    return tuple(
         last if epoch >= growing else _round_size(first + (last - first) * epoch / growing, last)
         for epoch in range(epochs)
-    ]
+    )
 
 
-def growing_epochs(num_epochs: int) -> int:
+def _growing_epochs(num_epochs: int) -> int:
     """Epochs through which images grow, if they begin smaller; the last one never is one of them."""
     return min(round(_GROWING * num_epochs), max(0, num_epochs - 1))
 
 
-def settling_epochs(config: FinetuneConfig, *, steps_per_epoch: int) -> int:
-    """Epochs of warm-up and of growing images, in which validation may well become worse for a while."""
-    assert config.warmup_steps is not None
-    assert config.num_train_epochs is not None
-    grows = config.first_image_size != config.train_image_size
-    return max(
-        math.ceil(config.warmup_steps / steps_per_epoch),
-        growing_epochs(config.num_train_epochs) if grows else 0,
-    )
-
-
-def complete(
-    config: FinetuneConfig,
-    *,
-    num_train: int,
-    multi_label: bool,
-    model_image_size: int,
-    model_train_size: int | None = None,
-    network_width: int,
-    world_size: int,
-) -> FinetuneConfig:
-    """The configuration with every open training option decided.
-
-    Args:
-        config: What the user asked for.
-        num_train: Images in the training split.
-        multi_label: Whether an image has any number of labels; smoothing is then not defined.
-        model_image_size: Image size in pixels that the model's weights were evaluated at.
-        model_train_size: The one that they were trained at; the same if not given.
-        network_width: Channels of the last 3x3 convolution: 512 in ResNet-18 and ResNet-50.
-        world_size: Training processes; the images per step do not depend on it.
-    """
-    if multi_label and config.label_smoothing:
-        raise ConfigError("--label_smoothing is for classes that exclude each other; these labels do not.")
-    if multi_label and config.loss == "binary_cross_entropy":
-        raise ConfigError("--loss is for classes that exclude each other; these labels do not.")
-    image_size = config.image_size or model_image_size
-    train_size = config.train_image_size or config.image_size or model_train_size or image_size
-    augmentation = config.augmentation or _augmentation(config, image_size, network_width)
-    _check_feature_views(config, num_train=num_train, augmentation=augmentation)
-    batches = _batches(config, num_train=num_train, world_size=world_size)
-    steps_per_epoch = math.ceil(num_train / batches["images_per_step"])
-    epochs = config.num_train_epochs
+def _schedule(asked: FinetuneConfig, situation: Situation) -> dict[str, int]:
+    """Epochs and steps, and how the images of a step are shared out to processes and micro-batches."""
+    batches = _batches(asked, num_train=situation.num_train, world_size=situation.world_size)
+    steps_per_epoch = math.ceil(situation.num_train / batches["images_per_step"])
+    epochs = asked.num_train_epochs
     if epochs is None:
-        epochs = _epochs(config, num_train, steps_per_epoch=steps_per_epoch)
-    if config.max_train_steps:
-        epochs = math.ceil(config.max_train_steps / steps_per_epoch)
-    total_steps = config.max_train_steps or epochs * steps_per_epoch
+        epochs = _epochs(asked, situation.num_train, steps_per_epoch=steps_per_epoch)
+    if asked.max_train_steps:
+        epochs = math.ceil(asked.max_train_steps / steps_per_epoch)
+    total_steps = asked.max_train_steps or epochs * steps_per_epoch
+    return batches | {"num_train_epochs": epochs, "total_steps": total_steps}
+
+
+def _training(
+    asked: FinetuneConfig, situation: Situation, schedule: Mapping[str, int], total_steps: int
+) -> dict[str, Any]:
     # Adam's rate grows with the square root of the batch (Malladi et al. 2022, arXiv:2205.10287), and for
     # networks that are narrower than usual with one over their width (Yang et al. 2022, arXiv:2203.03466).
-    narrower = max(1.0, _USUAL_WIDTH / network_width)
-    rate_at_64 = 5e-4 * narrower if config.pretrained else 3e-3
-    if (config.warmup_steps or 0) > total_steps:
-        raise ConfigError(
-            f"--warmup_steps {config.warmup_steps}: the run has {total_steps} steps, so its rate would never "
-            f"reach its peak. Give at most {total_steps}; where nothing is said, in --config neither, it is "
-            f"{total_steps // 20}."
-        )
-    grows = config.low_resolution_first or config.first_image_size not in (None, train_size)
-    is_averaged = bool(config.average_last_epochs) or (
-        config.ema if config.ema_decay is None else config.ema_decay > 0
-    )
-    decided = {
-        "fit_fc_first": config.pretrained and (config.streaming or num_train <= _MOST_FEATURES),
-        "label_smoothing": 0.0 if multi_label else 0.1,
-        "image_size": image_size,
-        "train_image_size": train_size,
-        "augmentation": augmentation,
-        "per_device_eval_batch_size": 2 * batches["per_device_train_batch_size"],
-        "num_train_epochs": epochs,
-        "learning_rate": rate_at_64 * math.sqrt(batches["images_per_step"] / 64),
+    narrower = max(1.0, _USUAL_WIDTH / situation.network_width)
+    rate_at_64 = 5e-4 * narrower if asked.pretrained else 3e-3
+    return {
+        "fit_fc_first": asked.pretrained and (asked.streaming or situation.num_train <= _MOST_FEATURES),
+        "label_smoothing": 0.0 if situation.multi_label else 0.1,
+        "per_device_eval_batch_size": 2 * schedule["per_device_train_batch_size"],
+        "learning_rate": rate_at_64 * math.sqrt(schedule["images_per_step"] / 64),
         "weight_decay": 0.05,
         "warmup_steps": total_steps // 20,
         "layer_decay": 1.0,
-        # An average over the last twentieth of the run, and over ten steps at least.
-        "ema_decay": 1 - 1 / max(10, total_steps / 20) if config.ema else 0.0,
-        "first_image_size": (
-            _round_size(_FIRST_SIZE * train_size, train_size) if config.low_resolution_first else train_size
-        ),
-        "reestimate_batchnorm": min(num_train, BATCHNORM_IMAGES) if is_averaged or grows else 0,
-        "metric_for_best_model": _metric(config, multi_label=multi_label),
+        "metric_for_best_model": _metric(asked, multi_label=situation.multi_label),
     }
-    if config.streaming:
-        decided |= {"shuffle_buffer": _SHUFFLED, "stream_parts": world_size * math.ceil(_PARTS / world_size)}
-    if config.stream_parts and config.stream_parts % world_size:
+
+
+def _averaging(
+    asked: FinetuneConfig, *, num_train: int, total_steps: int, images: Mapping[str, Any]
+) -> dict[str, Any]:
+    # An average over the last twentieth of the run, and over ten steps at least.
+    ema_decay = 1 - 1 / max(10, total_steps / 20) if asked.ema else 0.0
+    is_averaged = bool(asked.average_last_epochs) or bool(
+        ema_decay if asked.ema_decay is None else asked.ema_decay
+    )
+    grows = asked.low_resolution_first or images["first_image_size"] != images["train_image_size"]
+    return {
+        "ema_decay": ema_decay,
+        "reestimate_batchnorm": min(num_train, BATCHNORM_IMAGES) if is_averaged or grows else 0,
+    }
+
+
+def _streaming(asked: FinetuneConfig, situation: Situation) -> dict[str, int]:
+    if not asked.streaming:
+        return {}
+    if asked.stream_parts and asked.stream_parts % situation.world_size:
         raise ConfigError(
-            f"--stream_parts {config.stream_parts} cannot be shared equally by {world_size} processes. Give "
-            f"a multiple of {world_size}, or another number of processes."
+            f"--stream_parts {asked.stream_parts} cannot be shared equally by {situation.world_size} "
+            f"processes. Give a multiple of {situation.world_size}, or another number of processes."
         )
-    still_open = {name: value for name, value in decided.items() if getattr(config, name) is None}
-    return with_options(config, **still_open | batches | {"num_train_epochs": epochs})
+    parts = situation.world_size * math.ceil(_PARTS / situation.world_size)
+    return {"shuffle_buffer": _SHUFFLED, "stream_parts": parts}
+
+
+def _check_labels(asked: FinetuneConfig, *, multi_label: bool) -> None:
+    flag = "label_smoothing" if asked.label_smoothing else "loss"
+    if multi_label and (asked.label_smoothing or asked.loss == "binary_cross_entropy"):
+        raise ConfigError(
+            f"--{flag} is for single-label data, and this data set is multi-label. Leave it out: multi-label "
+            "data always uses binary cross-entropy, without smoothing."
+        )
+
+
+def _check_warmup(asked: FinetuneConfig, *, total_steps: int) -> None:
+    if (asked.warmup_steps or 0) > total_steps:
+        raise ConfigError(
+            f"--warmup_steps {asked.warmup_steps}: the run has {total_steps} steps, so its rate would never "
+            f"reach its peak. Give at most {total_steps}; the default here is {total_steps // 20}."
+        )
 
 
 def _batches(config: FinetuneConfig, *, num_train: int, world_size: int) -> dict[str, int]:

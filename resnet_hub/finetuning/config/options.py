@@ -1,7 +1,8 @@
-"""The configuration of a run: one frozen record whose field names are the flags and the YAML keys.
+"""What was asked for: one flat, frozen record whose field names are the flags and the YAML keys.
 
-Precedence: the defaults here < `--config FILE` < flags. What is None here is decided later from the model
-and the data set (`hyperrule.py`), printed, and recorded in the run's `config.yaml`.
+Precedence: the defaults here < `--recipe` < `--config FILE` < flags. None means "decide for me": the rule
+(`hyperrule.py`) decides from the model and the data set and returns `Settings`. The record is made of
+sections, so that a part that reads what was asked can be given its own.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -21,17 +22,30 @@ Metric = Literal["accuracy", "macro_f1", "mean_average_precision", "loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
-    """What to fine-tune, on what, and how. Field docstrings are the help texts of the flags."""
+class SeededOptions:
+    """What everything random follows from."""
 
-    # The model
+    seed: int = 0
+    """Decides splits, order, augmentation and initial weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(SeededOptions):
+    """The network that a run starts from."""
+
     model_name_or_path: str = "my_resnet50"
     """ResNet of the family or of timm (with a tag: my_resnet50.a1_in1k), a model folder, or user/repo.
     --model is short for it."""
     pretrained: bool = True
     """Start from pretrained weights; --no-pretrained starts from random ones."""
+    drop_path_rate: float = 0.0
+    """Stochastic depth (Huang et al. 2016): probability that the last block is left out; 0 for the first."""
 
-    # The data
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(SeededOptions):
+    """Which images and labels there are, and how they are read."""
+
     dataset_name: str | None = None
     """Hub id, folder of images, folder of Parquet, a save_to_disk folder, or `digits` (embedded)."""
     dataset_config_name: str | None = None
@@ -73,7 +87,16 @@ class FinetuneConfig:
     image_memory_gb: float = 1.0
     """Gigabytes, per process, for validation and small training images, which are then decoded once."""
 
-    # Images on their way into the network
+    @property
+    def dataset(self) -> str:
+        """What the user called the data set: its name, or the training folder."""
+        return self.dataset_name or str(self.train_dir)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """What happens to images on their way into the network."""
+
     image_size: int | None = None
     """Height and width in pixels for training and evaluation; the weights' own two if not given."""
     train_image_size: int | None = None
@@ -100,7 +123,11 @@ class FinetuneConfig:
     repeated_augmentation: int = 1
     """Copies of an image in a step, each augmented anew (Berman et al. 2019); an epoch has as many steps."""
 
-    # Training
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How long, by which steps, and towards what."""
+
     fit_fc_first: bool | None = None
     """Fit the new fc on features of the frozen network first; done with pretrained weights if not given."""
     feature_views: int = 1
@@ -153,8 +180,6 @@ class FinetuneConfig:
     """Divides the logits of both before they are compared (Hinton et al. 2015)."""
     class_weights: ClassWeights = "none"
     """balanced: rare classes weigh as much in the loss as frequent ones."""
-    drop_path_rate: float = 0.0
-    """Stochastic depth (Huang et al. 2016): probability that the last block is left out; 0 for the first."""
     ema: bool = False
     """Validate and export an exponential moving average of the weights in place of the last ones."""
     ema_decay: float | None = None
@@ -178,10 +203,12 @@ class FinetuneConfig:
     """Stop when that metric has not improved for this many epochs since warm-up and growth of images."""
     gradient_checkpointing: bool = False
     """Compute features again in the backward pass: a third more computation, less memory."""
-    seed: int = 0
-    """Decides splits, order, augmentation and initial weights."""
 
-    # The machine
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """What the run computes on."""
+
     mixed_precision: Precision = "auto"
     """auto: bf16 where the processor computes in it, else no."""
     torch_compile: bool = False
@@ -193,7 +220,11 @@ class FinetuneConfig:
     ddp_timeout: float = 600.0
     """Seconds to wait for another process of the run, or for a batch, before it counts as lost."""
 
-    # The run
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where the run's files are, and who hears of it."""
+
     output_dir: Path | None = None
     """Folder of the run; runs/<data set>_<model> if not given."""
     resume: Resume = "auto"
@@ -209,29 +240,29 @@ class FinetuneConfig:
     hub_private_repo: bool = False
     """Create that repository private."""
 
+
+# Dataclasses take the fields of their last base first: the model comes first in files and in --help.
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(RunOptions, MachineOptions, TrainingOptions, ImageOptions, DataOptions, ModelOptions):
+    """What to fine-tune, on what, and how. Field docstrings are the help texts of the flags."""
+
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
         check_values(self)
 
     @property
-    def dataset(self) -> str:
-        """What the user called the data set: its name, or the training folder."""
-        return self.dataset_name or str(self.train_dir)
+    def run_dir(self) -> Path:
+        """The folder of the run; by default one of the data set and the model."""
+        if self.output_dir is not None:
+            return self.output_dir
+        parts = (Path(self.dataset).name, Path(self.model_name_or_path).name)
+        return Path("runs") / "_".join(part.replace(":", "-") for part in parts)
 
+    @property
+    def repo_id(self) -> str:
+        """The repository that the run is published to; without an owner it is the token's."""
+        return self.hub_model_id or self.run_dir.name
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "quick": {"fit_fc_first": True, "num_train_epochs": 0},
-    "balanced": {},
-    "best": {
-        "long_schedule": True,
-        "low_resolution_first": True,
-        "ema": True,
-        "strong_augmentation": True,
-        "mixup": 0.1,
-        "cutmix": 1.0,
-    },
-}
-"""Names for sets of options. The defaults are balanced: fc first, then the whole network at a lower rate."""
 
 FIELD_NAMES = tuple(field.name for field in fields(FinetuneConfig))
 

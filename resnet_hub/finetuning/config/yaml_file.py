@@ -68,6 +68,18 @@ def load_config(path: Path) -> dict[str, Any]:
     return options_from_mapping(values or {}, source=str(path))
 
 
+_RECIPES = Path(__file__).with_name("recipes")
+RECIPES = tuple(path.stem for path in sorted(_RECIPES.glob("*.yaml")))
+"""Names for sets of options, each a file of the package with its command and its measured result."""
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """Read the options of a recipe of the package; raises ConfigError for another name."""
+    if name not in RECIPES:
+        raise ConfigError(f"--recipe {name}: {nearest(name, RECIPES, shown=len(RECIPES))}")
+    return load_config(_RECIPES / f"{name}.yaml")
+
+
 def save_config(config: FinetuneConfig, path: Path) -> None:
     """Write every option with its value; `--config` takes the file back."""
     write_atomically(path, dump_config(config))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_hub.errors import DataError
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.settings import DataSettings
 from resnet_hub.finetuning.data.facts import DataFacts, describe
 from resnet_hub.finetuning.data.roles import place_of
 from resnet_hub.finetuning.data.split import Split
@@ -59,13 +59,11 @@ class ImageData:
         assert isinstance(found, Split)
         return found
 
-    def in_order_of(self, config: FinetuneConfig) -> "ImageData":
-        """The data with its stream, if it has one, in the order that a completed configuration asks for."""
+    def in_order_of(self, settings: DataSettings) -> "ImageData":
+        """The data with its stream, if it has one, in the order that the settings ask for."""
         if not isinstance(self.train, TrainStream):
             return self
-        assert config.stream_parts is not None
-        assert config.shuffle_buffer is not None
-        ordered = self.train.ordered(parts=config.stream_parts, buffer=config.shuffle_buffer)
+        ordered = self.train.ordered(parts=settings.stream_parts, buffer=settings.shuffle_buffer)
         return replace(self, train=ordered)
 
     @property

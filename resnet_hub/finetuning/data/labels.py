@@ -12,7 +12,7 @@ from datasets import ClassLabel, Features, LargeList, List, Value
 from numpy.typing import NDArray
 
 from resnet_hub.errors import DataError, nearest
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.data.roles import Role, place_of
 
 # Names by which a column is chosen among several of the right type, the usual one first.
@@ -53,7 +53,7 @@ class Labels:
     """Roles whose rows have no labels at all; they are not in `values`."""
 
 
-def find_columns(features: Features, config: FinetuneConfig) -> Columns:
+def find_columns(features: Features, config: DataOptions) -> Columns:
     """The image and the label column: as the options say, else by type, else by name.
 
     Raises DataError with the candidates when there is none or more than one.
@@ -78,7 +78,7 @@ def find_columns(features: Features, config: FinetuneConfig) -> Columns:
     return Columns(image=image, label=label)
 
 
-def find_image_column(features: Features, config: FinetuneConfig) -> str:
+def find_image_column(features: Features, config: DataOptions) -> str:
     """The image column: as the option says, else by type, else by name; DataError if there is no one such."""
     image = _choose_column(
         "image",

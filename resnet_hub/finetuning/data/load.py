@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_hub.errors import DataError
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.data.dataset import ImageData, find_bad_images, without_bad
 from resnet_hub.finetuning.data.facts import understand
 from resnet_hub.finetuning.data.image_column import ImageColumn
@@ -29,7 +29,7 @@ from resnet_hub.finetuning.data.sources import Source, open_source
 from resnet_hub.finetuning.data.split import Split
 
 
-def load_data(config: FinetuneConfig, inspect: Inspector | None = None) -> ImageData:
+def load_data(config: DataOptions, inspect: Inspector | None = None) -> ImageData:
     """Find, read, check and split the data set that `config` names.
 
     Every image is read once, by `inspect`; without it by this process alone. Raises DataError, before
@@ -82,7 +82,7 @@ class LoadedSplit:
     split: Split
 
 
-def load_split(config: FinetuneConfig, name: str | None) -> LoadedSplit:
+def load_split(config: DataOptions, name: str | None) -> LoadedSplit:
     """The labelled images of a split, slice or sum of splits; of the one for measuring if none is named.
 
     Raises DataError as `load_data` does.
@@ -108,9 +108,7 @@ def load_split(config: FinetuneConfig, name: str | None) -> LoadedSplit:
     return LoadedSplit(source=source, labels=labels, split=without_bad(split))
 
 
-def take_missing_splits(
-    splits: Mapping[str, Split], labels: Labels, config: FinetuneConfig
-) -> dict[str, Split]:
+def take_missing_splits(splits: Mapping[str, Split], labels: Labels, config: DataOptions) -> dict[str, Split]:
     """`splits` with validation and test taken out of train where the data set has none.
 
     How much: `validation_fraction` and `test_fraction`; which: a function of `seed` and the labels. Equal

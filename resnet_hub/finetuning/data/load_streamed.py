@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_hub.errors import DataError, RunError
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.data.dataset import ImageData, find_bad_images, without_bad
 from resnet_hub.finetuning.data.facts import understand_stream
 from resnet_hub.finetuning.data.image_column import ImageColumn
@@ -45,7 +45,7 @@ class _Kept:
     """Row of the data set that each of them is, counted through all its splits."""
 
 
-def load_streamed(config: FinetuneConfig, inspect: Inspector) -> ImageData:
+def load_streamed(config: DataOptions, inspect: Inspector) -> ImageData:
     """Find, understand and check a data set whose training images will be streamed.
 
     Raises DataError, before anything is written, for whatever cannot be found, understood or trusted; what is
@@ -63,7 +63,7 @@ def load_streamed(config: FinetuneConfig, inspect: Inspector) -> ImageData:
 def _understand(
     source: StreamSource,
     roles: Mapping[str, Role],
-    config: FinetuneConfig,
+    config: DataOptions,
     inspect: Inspector,
 ) -> ImageData:
     pieces = {name: pieces_of(role.rows, source.shards.sizes) for name, role in roles.items()}
@@ -118,7 +118,7 @@ def _understand(
     )
 
 
-def _check_evaluated(roles: Mapping[str, Role], config: FinetuneConfig) -> None:
+def _check_evaluated(roles: Mapping[str, Role], config: DataOptions) -> None:
     """Refuse to take validation or test images out of a stream, which could not be stratified."""
     missing = [
         name

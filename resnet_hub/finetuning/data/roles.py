@@ -8,7 +8,7 @@ from datasets import ReadInstruction
 from numpy.typing import NDArray
 
 from resnet_hub.errors import DataError, nearest
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.machine.seeds import random_key
 
 ROLES = ("train", "validation", "test")
@@ -33,7 +33,7 @@ class Role:
     """For the report: `test of the data set`."""
 
 
-def find_roles(sizes: Mapping[str, int], config: FinetuneConfig) -> dict[str, Role]:
+def find_roles(sizes: Mapping[str, int], config: DataOptions) -> dict[str, Role]:
     """The roles that the data set has splits for: as the options say, else by their usual names.
 
     Args:
@@ -127,7 +127,7 @@ def place_of(row: int, sizes: Mapping[str, int]) -> tuple[str, int]:
     raise AssertionError(f"row {row} behind the last split")
 
 
-def _check_rows(roles: Mapping[str, Role], config: FinetuneConfig) -> None:
+def _check_rows(roles: Mapping[str, Role], config: DataOptions) -> None:
     """Refuse empty roles and rows that both train and measure."""
     for name, role in roles.items():
         if not len(role.rows):

@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 from PIL import Image
 
 from resnet_hub.errors import DataError, nearest
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.data.class_folders import has_table, read_class_folders, split_folders
 
 DIGITS = "digits"
@@ -46,7 +46,7 @@ class Source:
     """Folders that rows may name files in; a path to anywhere else is refused."""
 
 
-def open_source(config: FinetuneConfig) -> Source:
+def open_source(config: DataOptions) -> Source:
     """The data set that `config` names; raises DataError, with the nearest right name, if there is none."""
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()  # in a log file they are a mess
@@ -76,7 +76,7 @@ class FoundBuilder:
     builder: datasets.DatasetBuilder
 
 
-def find_builder(config: FinetuneConfig) -> FoundBuilder | None:
+def find_builder(config: DataOptions) -> FoundBuilder | None:
     """The builder of a data set that `datasets` would copy before use; None for one that is mapped as it is.
 
     Copied are data sets of the Hub and folders of Parquet; class folders, saved data sets and the digits are
@@ -131,7 +131,7 @@ def _png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _open_class_folders(config: FinetuneConfig) -> Source:
+def _open_class_folders(config: DataOptions) -> Source:
     """--train_dir and its companions: a folder of class folders for each split."""
     given = {"train": config.train_dir, "validation": config.validation_dir, "test": config.test_dir}
     folders = {split: Path(folder).expanduser().resolve() for split, folder in given.items() if folder}
@@ -152,7 +152,7 @@ def _open_class_folders(config: FinetuneConfig) -> Source:
     return Source(name=folders["train"].name, revision=None, splits=splits, folders=tuple(folders.values()))
 
 
-def _open_folder(name: str, folder: Path, config: FinetuneConfig) -> Source:
+def _open_folder(name: str, folder: Path, config: DataOptions) -> Source:
     """A folder of images, of Parquet, or one that `save_to_disk` wrote."""
     folder = folder.resolve()
     with reading(name):
@@ -189,7 +189,7 @@ def _split_patterns(folder: Path) -> dict[str, list[str]] | None:
     return {str(split): [f"{escaped}/{pattern}" for pattern in patterns] for split, patterns in found.items()}
 
 
-def _open_hub(name: str, config: FinetuneConfig) -> Source:
+def _open_hub(name: str, config: DataOptions) -> Source:
     """A data set of the Hub at one commit. It is looked up first: a Hub out of reach shows in seconds."""
     revision = config.dataset_revision
     if not constants.is_offline_mode():

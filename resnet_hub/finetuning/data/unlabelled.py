@@ -7,7 +7,7 @@ from typing import overload
 import numpy as np
 
 from resnet_hub.errors import DataError
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.data.image_column import ImageColumn
 from resnet_hub.finetuning.data.labels import find_image_column
 from resnet_hub.finetuning.data.roles import place_of, resolve_split
@@ -50,7 +50,7 @@ class DatasetImages(Sequence[DatasetImage]):
         return DatasetImage(name=f"{split}[{number}]", row=row, images=self._images)
 
 
-def open_images(config: FinetuneConfig, split: str | None) -> DatasetImages:
+def open_images(config: DataOptions, split: str | None) -> DatasetImages:
     """The images of a split, slice or sum of splits, of all splits if none is named; they need no labels.
 
     Raises DataError for a data set, a split or a column that is not there.

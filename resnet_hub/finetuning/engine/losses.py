@@ -1,5 +1,6 @@
 """What training minimizes, summed over the images of a batch, so that uneven batches weigh as they should."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.options import ClassWeights, Loss
+from resnet_hub.finetuning.config.settings import LossSettings, TeacherSettings
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -26,7 +28,7 @@ class Distillation:
 
 
 def make_loss_function(
-    config: FinetuneConfig, labels: np.ndarray, *, num_classes: int, device: torch.device
+    settings: LossSettings, labels: np.ndarray, *, num_classes: int, device: torch.device
 ) -> LossFunction:
     """The loss of logits (images, classes) and targets, summed over the images.
 
@@ -35,17 +37,16 @@ def make_loss_function(
     (Wightman et al. 2021, arXiv:2110.00476, section 2), and for images with several labels the only one.
 
     Args:
-        config: Says which loss, with which smoothing and weights.
+        settings: Which loss, with which smoothing and weights.
         labels: Those of the training split, for the class weights.
         num_classes: Outputs of the network.
         device: Where the logits are.
     """
-    assert config.label_smoothing is not None
-    smoothing = config.label_smoothing
-    weights = class_weights(config, labels, num_classes=num_classes, device=device)
+    smoothing, threshold = settings.label_smoothing, settings.bce_target_threshold
+    weights = class_weights(settings.class_weights, labels, num_classes=num_classes, device=device)
     if labels.ndim > 1:
         return lambda logits, targets: _binary(logits, targets, positive_weights=weights).sum()
-    if config.loss == "cross_entropy":
+    if settings.loss == "cross_entropy":
         return lambda logits, targets: F.cross_entropy(
             logits, targets, weight=weights, label_smoothing=smoothing, reduction="sum"
         )
@@ -53,8 +54,8 @@ def make_loss_function(
     def loss_of_questions(logits: Tensor, targets: Tensor) -> Tensor:
         shares = F.one_hot(targets, num_classes).to(logits.dtype) if targets.ndim == 1 else targets
         smoothed = shares * (1 - smoothing) + smoothing / num_classes
-        if config.bce_target_threshold is not None:
-            smoothed = (smoothed > config.bce_target_threshold).to(logits.dtype)
+        if threshold < math.inf:
+            smoothed = (smoothed > threshold).to(logits.dtype)
         losses = _binary(logits, smoothed)
         return losses.sum() if weights is None else losses @ (shares @ weights)
 
@@ -62,32 +63,32 @@ def make_loss_function(
 
 
 def class_weights(
-    config: FinetuneConfig, labels: np.ndarray, *, num_classes: int, device: torch.device
+    kind: ClassWeights, labels: np.ndarray, *, num_classes: int, device: torch.device
 ) -> Tensor | None:
     """The weight of each class, (classes,), or None where all weigh the same.
 
     Of classes that exclude each other: of an image of the class, and rare ones weigh more. Of several labels
     an image: of having the label, beside not having it.
     """
-    if config.class_weights == "none":
+    if kind == "none":
         return None
     weights = _class_weights(labels, num_classes) if labels.ndim == 1 else _positive_weights(labels)
     return torch.as_tensor(weights, dtype=torch.float32, device=device)
 
 
-def make_distillation_loss(config: FinetuneConfig) -> LossFunction:
+def make_distillation_loss(settings: TeacherSettings, loss: Loss) -> LossFunction:
     """The distance of logits (images, classes) from a teacher's, summed over the images.
 
     Beside binary cross-entropy, which is a mean over the classes, it is one too: else the share of the labels
     would shrink with the number of classes.
     """
-    is_mean = config.loss == "binary_cross_entropy"
+    is_mean = loss == "binary_cross_entropy"
 
-    def loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        distance = distillation_loss(logits, teacher_logits, temperature=config.distillation_temperature)
+    def distance_of(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        distance = distillation_loss(logits, teacher_logits, temperature=settings.distillation_temperature)
         return distance / logits.shape[1] if is_mean else distance
 
-    return loss
+    return distance_of
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:

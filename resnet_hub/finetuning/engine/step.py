@@ -82,8 +82,8 @@ def train_step(
     num_images = machine.total(torch.full((1,), count, device=machine.accelerator.device))
     loss = accumulate_gradients(trainer, micro_batches, key=key, parts=progress.parts, num_images=num_images)
     # Without a limit it only measures; with fp16 it also divides the gradients by the scale of the loss.
-    clipped_to = trainer.max_grad_norm or math.inf
-    norm = cast(Tensor, machine.accelerator.clip_grad_norm_(trainer.model.parameters(), clipped_to))
+    parameters, limit = trainer.model.parameters(), trainer.max_grad_norm
+    norm = cast(Tensor, machine.accelerator.clip_grad_norm_(parameters, limit))
     values = torch.cat([machine.total(loss), norm.reshape(1), num_images])
     measured = Measured(key[2], values)
     # NaN must never reach the weights: either the program looks before the update, or the device does.

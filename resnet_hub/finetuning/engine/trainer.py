@@ -66,8 +66,8 @@ class Trainer:
     machine: Machine
     stopwatch: Stopwatch
     seed: int
-    max_grad_norm: float | None = None
-    max_seconds: float | None = None
+    max_grad_norm: float = math.inf
+    max_seconds: float = math.inf
     mix: Mixer | None = None
     distillation: Distillation | None = None
     reads_late: bool = False
@@ -84,7 +84,7 @@ class Trainer:
 
         What came before the first step, such as fitting fc, does not count.
         """
-        if self.max_seconds is None:
+        if self.max_seconds == math.inf:
             return 0.0
         left = self.max_seconds - progress.seconds_before_steps
         share = (progress.seconds - progress.seconds_before_steps) / left if left > 0 else 1.0

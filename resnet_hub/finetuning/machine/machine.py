@@ -21,7 +21,7 @@ from torch.distributed import ProcessGroup
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config.hyperrule import SMALL_IMAGE
-from resnet_hub.finetuning.config.options import FinetuneConfig, Precision
+from resnet_hub.finetuning.config.options import MachineOptions, Precision
 from resnet_hub.finetuning.machine.cpu import available_cores, keep_freed_memory
 from resnet_hub.finetuning.machine.preemption import was_launched
 from resnet_hub.models.optimize import has_bf16_units
@@ -122,14 +122,15 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def start_machine(config: FinetuneConfig) -> Machine:
+def start_machine(asked: MachineOptions, *, finds_unused: bool = False) -> Machine:
     """Start accelerate and choose threads, precision and memory format for this machine.
 
-    Raises ConfigError for a precision that the machine does not compute in.
+    With `finds_unused`, some weights may get no gradient in a step. Raises ConfigError for a precision that
+    the machine does not compute in.
     """
     cpu_only = _is_cpu_only()
-    precision = _choose_precision(config.mixed_precision, cpu_only=cpu_only)
-    timeout = timedelta(seconds=config.ddp_timeout)
+    precision = _choose_precision(asked.mixed_precision, cpu_only=cpu_only)
+    timeout = timedelta(seconds=asked.ddp_timeout)
     try:
         accelerator = Accelerator(
             mixed_precision=precision,
@@ -139,7 +140,7 @@ def start_machine(config: FinetuneConfig) -> Machine:
                     # BatchNorm's statistics are equal everywhere, or made so before they are used.
                     broadcast_buffers=False,
                     # Stages that do not learn yet give no gradient to wait for.
-                    find_unused_parameters=config.gradual_unfreezing is not None,
+                    find_unused_parameters=finds_unused,
                 ),
                 InitProcessGroupKwargs(timeout=timeout),
             ],
@@ -161,7 +162,7 @@ def start_machine(config: FinetuneConfig) -> Machine:
         num_threads=torch.get_num_threads(),
         num_cores=num_cores,
         memory_format=torch.channels_last,
-        sync_batchnorm=_choose_sync_batchnorm(config, accelerator.num_processes),
+        sync_batchnorm=accelerator.num_processes > 1 and asked.sync_batchnorm != "no",
         speakers=_speakers(accelerator, timeout),
     )
 
@@ -179,10 +180,10 @@ def _speakers(accelerator: Accelerator, timeout: timedelta) -> ProcessGroup | No
         ) from error
 
 
-def choose_num_workers(config: FinetuneConfig, machine: Machine, image_size: tuple[int, int]) -> int:
+def choose_num_workers(asked: int | None, machine: Machine, image_size: tuple[int, int]) -> int:
     """Loader processes per training process: one a core beside a GPU, a few for small images, else none."""
-    if config.dataloader_num_workers is not None:
-        return config.dataloader_num_workers
+    if asked is not None:
+        return asked
     if machine.accelerator.device.type == "cpu":
         return 0  # the network needs every core; a loader process would only take turns with it
     most = SMALL_IMAGE_WORKERS if max(image_size) <= SMALL_IMAGE else MAX_WORKERS
@@ -234,10 +235,6 @@ def _choose_precision(wanted: Precision, *, cpu_only: bool) -> str:
         return asked
     device = "cpu" if cpu_only else "cuda" if torch.cuda.is_available() else "mps"
     return "bf16" if has_bf16_units(torch.device(device)) else "no"
-
-
-def _choose_sync_batchnorm(config: FinetuneConfig, world_size: int) -> bool:
-    return world_size > 1 and config.sync_batchnorm != "no"
 
 
 def _processor_name() -> str:

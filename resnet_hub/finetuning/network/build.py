@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnet_hub.errors import ConfigError, UserError, nearest
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.options import ModelOptions
+from resnet_hub.finetuning.config.settings import ImageSettings
 from resnet_hub.hub import ensure_pretrained_weights
 from resnet_hub.hub.loading import load_with_config
 from resnet_hub.images.preprocessing import Preprocessing
@@ -35,13 +36,13 @@ class StartingPoint:
     """Height in pixels of the images that they were trained on."""
 
 
-def check_model_name(config: FinetuneConfig) -> None:
+def check_model_name(asked: ModelOptions) -> None:
     """Raise ConfigError for a model that cannot be built, before anything else is done."""
-    name = config.model_name_or_path
+    name = asked.model_name_or_path
     if is_source(name):
-        if not config.pretrained:
+        if not asked.pretrained:
             raise ConfigError(f"--no-pretrained needs the name of a model, and {name} is a trained model.")
-        if config.drop_path_rate:
+        if asked.drop_path_rate:
             raise ConfigError(f"--drop_path_rate needs the name of a model, and {name} is a trained model.")
         return
     architecture, _, tag = name.partition(".")
@@ -57,27 +58,27 @@ def check_model_name(config: FinetuneConfig) -> None:
     with_weights = list_pretrained(f"{architecture}.*")
     if tag and name not in with_weights:
         raise ConfigError(f"There are no weights {name!r}; {nearest(name, with_weights)}")
-    cfg = get_pretrained_cfg(name) if config.pretrained and with_weights else None
+    cfg = get_pretrained_cfg(name) if asked.pretrained and with_weights else None
     if cfg is not None and not (cfg.hf_hub_id or cfg.file):
         raise ConfigError(
             f"The weights of {name} are published as a pickle only, which is not read. Choose others: "
             f"{', '.join(with_weights)}."
         )
-    if config.pretrained and not with_weights:
+    if asked.pretrained and not with_weights:
         raise ConfigError(
             f"There are no pretrained weights for {architecture}. Train from scratch with --no-pretrained, "
             f"or choose a model that has weights: `resnet-hub list --pretrained`."
         )
 
 
-def build_model(config: FinetuneConfig, *, class_names: tuple[str, ...]) -> tuple[nn.Module, StartingPoint]:
+def build_model(asked: ModelOptions, *, class_names: tuple[str, ...]) -> tuple[nn.Module, StartingPoint]:
     """The model with a new `fc`, drawn from the seed, and where its other weights came from.
 
     The whole checkpoint is loaded strictly first and `fc` is replaced then: a data set that happens to have
     as many classes as the checkpoint gets a new `fc` too, and a checkpoint that does not fit is noticed.
     """
-    name = config.model_name_or_path
-    torch.manual_seed(config.seed)
+    name = asked.model_name_or_path
+    torch.manual_seed(asked.seed)
     if is_source(name):
         loaded = load_with_config(name)
         model, described = loaded.model, loaded.config
@@ -91,16 +92,16 @@ def build_model(config: FinetuneConfig, *, class_names: tuple[str, ...]) -> tupl
         )
     else:
         # timm's own models too: quick to fail, and the file is compared with the sum that the Hub declares.
-        file = ensure_pretrained_weights(name) if config.pretrained else None
+        file = ensure_pretrained_weights(name) if asked.pretrained else None
         overlay = None if file is None else {"file": str(file)}
         model = timm.create_model(
             name,
-            pretrained=config.pretrained,
+            pretrained=asked.pretrained,
             pretrained_cfg_overlay=overlay,
-            drop_path_rate=config.drop_path_rate,
+            drop_path_rate=asked.drop_path_rate,
         )
-        start = _starting_point(model, pretrained=config.pretrained)
-    torch.manual_seed(config.seed)
+        start = _starting_point(model, pretrained=asked.pretrained)
+    torch.manual_seed(asked.seed)
     model.reset_classifier(len(class_names))  # pyright: ignore[reportCallIssue]
     return model, start
 
@@ -122,12 +123,21 @@ def evaluation_preprocessing(
 
 @torch.inference_mode()
 def check_takes_images(
-    model: nn.Module, config: FinetuneConfig, *, num_channels: int, num_classes: int, fewest: int
+    model: nn.Module,
+    name: str,
+    settings: ImageSettings,
+    *,
+    num_channels: int,
+    num_classes: int,
+    fewest: int | None,
 ) -> None:
-    """Raise UserError if the model cannot compute images of the chosen sizes, or batches of the `fewest`."""
-    name, logits = config.model_name_or_path, torch.empty(0)
+    """Raise UserError if the model cannot compute images of the chosen sizes, or train on the fewest at once.
+
+    `fewest` is the size of the smallest batch of training; None for a run without steps.
+    """
+    logits = torch.empty(0)
     for flag in ("first_image_size", "train_image_size", "image_size"):
-        size = getattr(config, flag)
+        size = getattr(settings, flag)
         try:
             with _noting_single_values(model) as single:
                 logits = model.eval()(torch.zeros(1, num_channels, size, size))
@@ -135,7 +145,8 @@ def check_takes_images(
             raise UserError(
                 f"{name} cannot take images of {size}x{size} pixels ({error}). Choose another --{flag}."
             ) from error
-        if single and flag != "image_size" and config.num_train_epochs and fewest < _FEWEST_OF_SINGLE_VALUES:
+        too_few = fewest is not None and fewest < _FEWEST_OF_SINGLE_VALUES
+        if single and flag != "image_size" and too_few:
             raise ConfigError(
                 f"Of images of {size}x{size} pixels {name} has a single value a channel at its end, and some "
                 f"batches would have one image, of which BatchNorm has no variance. Use a larger "

@@ -6,29 +6,29 @@ from timm.models import group_parameters
 from torch import nn
 
 from resnet_hub.errors import ConfigError
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.settings import FreezingSettings
 
 
-def check_freezing(config: FinetuneConfig, network: nn.Module) -> None:
+def check_freezing(settings: FreezingSettings, network: nn.Module) -> None:
     """Raise ConfigError if the options leave no stage beside fc that could ever learn."""
     names = _stages(network)
-    if config.frozen_stages > len(names) - 1:
+    if settings.frozen_stages > len(names) - 1:
         raise ConfigError(
-            f"--frozen_stages {config.frozen_stages}: the network has {len(names) - 1} stages below fc, "
+            f"--frozen_stages {settings.frozen_stages}: the network has {len(names) - 1} stages below fc, "
             "counted from the stem. To train fc alone use --recipe quick."
         )
 
 
-def num_frozen_stages(config: FinetuneConfig, network: nn.Module, epoch: int) -> int:
+def num_frozen_stages(settings: FreezingSettings, network: nn.Module, epoch: int) -> int:
     """How many stages, counted from the stem, do not learn in an epoch.
 
     With `gradual_unfreezing` training begins with fc and the last stage, and one more learns every so many
     epochs (Howard and Ruder 2018, arXiv:1801.06146, section 3.3), but never a frozen one.
     """
-    if config.gradual_unfreezing is None:
-        return config.frozen_stages
+    if not settings.gradual_unfreezing:
+        return settings.frozen_stages
     begun_with = len(_stages(network)) - 2
-    return max(config.frozen_stages, begun_with - epoch // config.gradual_unfreezing)
+    return max(settings.frozen_stages, begun_with - epoch // settings.gradual_unfreezing)
 
 
 def train_all_but(network: nn.Module, num_frozen: int) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from resnet_hub.errors import ConfigError, DataError, ModelError, nearest
-from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.network.build import is_source
 from resnet_hub.finetuning.network.class_matching import match_classes
 from resnet_hub.hub import ensure_pretrained_weights, load
@@ -66,17 +65,16 @@ class Teacher:
 
 
 def load_teacher(
-    config: FinetuneConfig, *, class_names: tuple[str, ...], multi_label: bool, ours: Preprocessing
+    name: str, *, class_names: tuple[str, ...], multi_label: bool, ours: Preprocessing
 ) -> Teacher | None:
-    """The teacher that `config` names, in evaluation mode on the CPU; None if it names none.
+    """The teacher of this name, in evaluation mode on the CPU; None for an empty name.
 
     Raises ConfigError if there is no such model, or if it does not know the classes.
     """
-    name = config.teacher_model
-    if name is None:
+    if not name:
         return None
     if multi_label:
-        raise ConfigError("--teacher_model is for classes that exclude each other; these labels do not.")
+        raise ConfigError("--teacher_model is for single-label data, and this data set is multi-label.")
     network: Any = _load_network(name).eval().requires_grad_(False)
     theirs = Preprocessing.of_model(network)
     if theirs.num_channels != ours.num_channels:

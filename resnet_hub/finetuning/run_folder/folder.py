@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.files import check_can_hold_files, is_leftover, remove_leftovers, write_atomically
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.options import FinetuneConfig, Resume
 from resnet_hub.finetuning.config.yaml_file import load_config, plain_values, save_config
 
 try:
@@ -145,7 +145,7 @@ class RunFolder:
         """Folder of the exported model."""
         return self.path / "export"
 
-    def check_usable(self, config: FinetuneConfig) -> None:
+    def check_usable(self, resume: Resume) -> None:
         """Raise ConfigError if a run may not use this folder; writes nothing."""
         if self.report.exists():
             raise ConfigError(
@@ -154,14 +154,14 @@ class RunFolder:
             )
         check_can_hold_files(self.path, flag="output_dir")
         is_unfinished = self.config.exists()
-        if is_unfinished and config.resume == "never":
+        if is_unfinished and resume == "never":
             raise ConfigError(
                 f"--output_dir {self.path} holds an unfinished run, which --resume never leaves alone. "
                 f"Name another --output_dir, or leave --resume out to go on."
             )
-        if not is_unfinished and config.resume == "must":
+        if not is_unfinished and resume == "must":
             raise ConfigError(f"--resume must: there is no unfinished run in --output_dir {self.path}.")
-        if config.resume == "must" and not any(self.checkpoints.glob("step-*")):
+        if resume == "must" and not any(self.checkpoints.glob("step-*")):
             raise ConfigError(
                 f"--resume must: there is no checkpoint in {self.checkpoints} to go on from. Leave --resume "
                 f"out to begin this run anew."
@@ -240,7 +240,7 @@ class RunFolder:
 
         Raises ConfigError if another process has used the folder since it was checked.
         """
-        self.check_usable(config)
+        self.check_usable(config.resume)
         self.check_same_run(config, facts=facts)
         if self.config.exists():
             return

@@ -30,7 +30,7 @@ class LeftOut:
 
         Raises RunError, on all of them, once more images are left out than --max_bad_images allows.
         """
-        if not self._run.config.streaming or not self._run.machine.agree_any(bool(self._mine)):
+        if not self._run.settings.data.streaming or not self._run.machine.agree_any(bool(self._mine)):
             return
         found = {str(row): problem for row, problem in sorted(self._run.crew.gather(self._mine))}
         new = {row: problem for row, problem in found.items() if row not in self._progress.unreadable}
@@ -42,7 +42,7 @@ class LeftOut:
         self._check_limit()
 
     def _check_limit(self) -> None:
-        unreadable, limit = self._progress.unreadable, self._run.config.max_bad_images
+        unreadable, limit = self._progress.unreadable, self._run.settings.data.max_bad_images
         total = len(self._run.data.train)
         if len(unreadable) <= limit * total:
             return

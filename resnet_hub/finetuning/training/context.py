@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -10,7 +11,7 @@ from resnet_hub.finetuning.batches.augment import short_side_to_keep
 from resnet_hub.finetuning.batches.disk_cache import ReducedImages, Reduction, build_image_cache
 from resnet_hub.finetuning.batches.sampler import EpochPlan
 from resnet_hub.finetuning.batches.worker_processes import KeptLoaders, LoaderOptions
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.settings import Settings
 from resnet_hub.finetuning.data.load import ImageData
 from resnet_hub.finetuning.data.split import Split
 from resnet_hub.finetuning.data.streaming.stream import TrainStream
@@ -28,7 +29,7 @@ from resnet_hub.images.preprocessing import Preprocessing
 class Run:
     """What a run consists of once everything about it is decided."""
 
-    config: FinetuneConfig
+    settings: Settings
     machine: Machine
     folder: RunFolder
     data: ImageData
@@ -54,9 +55,7 @@ class Run:
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        assert self.config.num_train_epochs is not None
-        steps = self.config.num_train_epochs * self.plan.steps_per_epoch
-        return min(steps, self.config.max_train_steps or steps)
+        return self.settings.schedule.total_steps
 
     def facts(self) -> dict[str, Any]:
         """What a resumed run has to share with its beginning, besides the configuration."""
@@ -66,16 +65,17 @@ class Run:
             "images_per_step": self.plan.global_batch_size,
             "weights": self.origin.name,
             "teacher_weights": None if self.teacher is None else self.teacher.digest(),
-            "short_side_kept": None if self.config.image_cache is None else self._short_side,
+            "short_side_kept": self._short_side if self.settings.data.image_cache else None,
         }
 
     @property
     def _short_side(self) -> int:
-        return short_side_to_keep(self.config, self.preprocessing)
+        return short_side_to_keep(self.settings.images, self.preprocessing)
 
     def with_cached_images(self) -> "Run":
         """The run with its training images cached, if it asks for that; every process calls this."""
-        if self.config.image_cache is None:
+        settings = self.settings.data
+        if not settings.image_cache:
             return self
         reduction = Reduction(
             short_side=self._short_side,
@@ -85,8 +85,8 @@ class Run:
         cached = build_image_cache(
             self.data.mapped_train,
             reduction,
-            self.config.image_cache,
-            limit_bytes=self.config.image_cache_gb * 1e9,
+            Path(settings.image_cache),
+            limit_bytes=settings.image_cache_gb * 1e9,
             crew=self.crew,
         )
         return replace(self, cached_train=cached)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnet_hub.finetuning.config.hyperrule import BATCHNORM_IMAGES, settling_epochs
+from resnet_hub.finetuning.config.hyperrule import BATCHNORM_IMAGES
 from resnet_hub.finetuning.config.options import Metric
 from resnet_hub.finetuning.engine.micro_batch import steps_that_fit
 from resnet_hub.finetuning.engine.step import settle, train_steps
@@ -59,11 +59,10 @@ def train_epochs(run: Run, training: Training) -> None:
     Until the steps or the time are used up, or validation has not improved for as long as was asked. Raises
     Preempted, with a checkpoint written, when the run is asked to stop.
     """
-    assert run.config.num_train_epochs is not None
     if fc_is_to_be_fitted(run, training.progress):
         _fit_fc(run, training)
     with run.display.training(total_steps=run.total_steps, first_step=training.progress.step):
-        epochs = range(training.progress.evaluated_epochs, run.config.num_train_epochs)
+        epochs = range(training.progress.evaluated_epochs, run.settings.schedule.num_train_epochs)
         for epoch in () if training.progress.is_over else epochs:
             _train_epoch(run, training, epoch)
             _average_epoch(training, epoch)
@@ -96,7 +95,7 @@ def _fit_fc(run: Run, training: Training) -> None:
     if training.average is not None:
         training.average.begin(training.network)
     training.progress.seconds += time.monotonic() - started
-    training.progress.images += run.config.feature_views * len(run.data.mapped_train)
+    training.progress.images += run.settings.probe.feature_views * len(run.data.mapped_train)
     _validate(run, training, epoch=-1, logits=fitted.validation_logits)
     _log(run, training, "fit_fc", {"penalty": fitted.penalty})
     training.progress.fc_is_fitted = True
@@ -104,7 +103,8 @@ def _fit_fc(run: Run, training: Training) -> None:
 
 
 def _train_epoch(run: Run, training: Training, epoch: int) -> None:
-    progress, config = training.progress, run.config
+    progress, settings = training.progress, run.settings
+    save_after = 60 * settings.run.checkpoint_minutes
     first_step = progress.step - epoch * run.plan.steps_per_epoch
     if progress.step >= run.total_steps:  # resumed between the last step and its validation
         return
@@ -112,7 +112,8 @@ def _train_epoch(run: Run, training: Training, epoch: int) -> None:
         progress.seconds_before_steps = progress.seconds
     if first_step == 0:
         progress.schedule_epoch = _schedule_epoch(run, training, epoch)
-    train_all_but(training.network, num_frozen_stages(config, training.network, progress.schedule_epoch))
+    num_frozen = num_frozen_stages(settings.freezing, training.network, progress.schedule_epoch)
+    train_all_but(training.network, num_frozen)
     left_out = LeftOut(run, progress)
     batches = training.batches.epoch(epoch, first_step, schedule_epoch=progress.schedule_epoch)
     steps = steps_that_fit(training.trainer, progress, left_out.noting(batches), epoch=epoch)
@@ -127,7 +128,7 @@ def _train_epoch(run: Run, training: Training, epoch: int) -> None:
             _log(run, training, "train", measured | {"loss": fmean(progress.recent_losses)})
             progress.recent_losses.clear()
         run.stop_if_asked(lambda: save(run, training, must=True))
-        if run.machine.is_main and time.monotonic() - training.last_saved > 60 * config.checkpoint_minutes:
+        if run.machine.is_main and time.monotonic() - training.last_saved > save_after:
             save(run, training)
         if progress.step == run.total_steps or _is_time_up(training):
             break
@@ -136,9 +137,9 @@ def _train_epoch(run: Run, training: Training, epoch: int) -> None:
 
 def _schedule_epoch(run: Run, training: Training, epoch: int) -> int:
     """The epoch whose images and stages an epoch has: a later one where the time limit runs faster."""
-    assert run.config.num_train_epochs is not None
-    by_time = int(training.trainer.share_of_time(training.progress) * run.config.num_train_epochs)
-    return max(epoch, min(by_time, run.config.num_train_epochs - 1))
+    num_epochs = run.settings.schedule.num_train_epochs
+    by_time = int(training.trainer.share_of_time(training.progress) * num_epochs)
+    return max(epoch, min(by_time, num_epochs - 1))
 
 
 def _average_epoch(training: Training, epoch: int) -> None:
@@ -153,11 +154,9 @@ def _is_time_up(training: Training) -> bool:
 
 
 def _has_stalled(run: Run, progress: Progress) -> bool:
-    patience = run.config.early_stopping_epochs
-    if patience is None:
-        return False
-    settled = settling_epochs(run.config, steps_per_epoch=run.plan.steps_per_epoch)
-    return progress.evaluated_epochs - max(progress.best_epoch, settled) >= patience
+    selection = run.settings.selection
+    last = max(progress.best_epoch, selection.settling_epochs)
+    return progress.evaluated_epochs - last >= selection.early_stopping_epochs
 
 
 def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = None) -> None:
@@ -165,12 +164,13 @@ def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = 
     progress = training.progress
     split, network = run.data.validation, training.candidate
     started = time.monotonic()
-    if run.config.reestimate_batchnorm and epoch >= 0:  # the fitted fc belongs to the weights as they came
+    num_images = run.settings.averaging.reestimate_batchnorm
+    if num_images and epoch >= 0:  # the fitted fc belongs to the weights as they came
         reestimate_batchnorm(
             run,
             network,
             epoch=epoch,
-            num_images=run.config.reestimate_batchnorm,
+            num_images=num_images,
             before_stop=lambda: save(run, training, must=True),
         )
     if split is None:
@@ -181,8 +181,7 @@ def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = 
     score = score_predictions(logits, torch.as_tensor(split.labels), run.data.class_names)
     progress.seconds += time.monotonic() - started
     progress.evaluated_epochs = epoch + 1
-    metric = run.config.metric_for_best_model
-    assert metric is not None
+    metric = run.settings.selection.metric_for_best_model
     if training.may_be_best and is_better(score, progress, metric):
         progress.best_score, progress.best_loss = value_of(score, metric), score.loss
         progress.best_epoch = epoch + 1
@@ -192,7 +191,7 @@ def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = 
         values["mean_average_precision"] = score.mean_average_precision
     _log(run, training, "validation", values)
     run.display.say(
-        f"{f'epoch {epoch + 1:3d}' if epoch >= 0 else 'fitted fc'}/{run.config.num_train_epochs}  "
+        f"{f'epoch {epoch + 1:3d}' if epoch >= 0 else 'fitted fc'}/{run.settings.schedule.num_train_epochs}  "
         f"step {progress.step:5d}  "
         f"validation accuracy {score.accuracy:7.2%}  loss {score.loss:.4f}  {progress.seconds:6.0f} s"
     )

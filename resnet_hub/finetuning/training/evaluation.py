@@ -37,7 +37,7 @@ def evaluate(
         _batches(run, split),
         num_outputs=len(run.data.class_names),
         num_images=len(split),
-        batch_size=_batch_size(run),
+        batch_size=run.settings.schedule.per_device_eval_batch_size,
         preprocessing=run.preprocessing,
         machine=run.machine,
         between_batches=lambda: run.stop_if_asked(before_stop),
@@ -69,7 +69,7 @@ def reestimate_batchnorm(
     2019, arXiv:1906.06423). The images are the first of the order of `epoch`, the same on every start. Frozen
     stages keep theirs. Raises Preempted when asked to stop, after `before_stop`.
     """
-    set_modes(network, num_frozen_stages(run.config, network, epoch))
+    set_modes(network, num_frozen_stages(run.settings.freezing, network, epoch))
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
     if not norms:
         return
@@ -77,7 +77,7 @@ def reestimate_batchnorm(
     loader = run.loaders.of("statistics", lambda: _plain_train_batches(run, num_steps))
     steps = loader.epoch(epoch, num_steps=num_steps)
     images = (normalized(batch.images, run.preprocessing, run.machine) for step in steps for batch in step)
-    torch.manual_seed(random_key(run.config.seed, epoch, run.machine.rank))  # drop path is on in this pass
+    torch.manual_seed(random_key(run.settings.seed, epoch, run.machine.rank))  # drop path is on in this pass
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -101,7 +101,7 @@ def _plain_train_batches(run: Run, num_steps: int) -> TrainBatches:
         run.data.train,
         [EvaluationTransform(run.preprocessing)],
         replace(run.plan, copies=1),
-        num_micro=run.config.gradient_accumulation_steps,
+        num_micro=run.settings.schedule.gradient_accumulation_steps,
         options=replace(run.loading, num_workers=num_workers),
     )
 
@@ -121,7 +121,7 @@ def validation_batches(run: Run, split: Split, *, num_workers: int) -> ViewBatch
     return ViewBatches(
         split,
         EvaluationTransform(run.preprocessing),
-        batch_size=_batch_size(run),
+        batch_size=run.settings.schedule.per_device_eval_batch_size,
         options=replace(run.loading, num_workers=num_workers),
     )
 
@@ -130,8 +130,3 @@ def _is_kept(run: Run, split: Split) -> bool:
     """Whether this process's share of a split is in memory, and loader processes would have nothing to do."""
     share = part(split.rows, run.machine.rank, run.machine.world_size)
     return split.kept is not None and split.kept.has_all(share, run.preprocessing)
-
-
-def _batch_size(run: Run) -> int:
-    assert run.config.per_device_eval_batch_size is not None
-    return run.config.per_device_eval_batch_size

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,16 +62,22 @@ def fit_fc(run: Run, network: nn.Module) -> FittedFc:
     Training images are computed in `feature_views` views, validation images in that of evaluation. Every
     process calls this. Raises Preempted when asked to stop; what is in the feature cache then stays there.
     """
-    views = make_views(run)
+    views, probe = make_views(run), run.settings.probe
     computer = _Computer(
         run=run,
         network=network.eval(),
-        cache=FeatureCache(folder=run.config.feature_cache, limit_bytes=run.config.feature_cache_gb * 1e9),
-        backbone=digest_of_backbone(network) if run.config.feature_cache else "",
+        cache=FeatureCache(
+            folder=Path(probe.feature_cache) if probe.feature_cache else None,
+            limit_bytes=probe.feature_cache_gb * 1e9,
+        ),
+        backbone=digest_of_backbone(network) if probe.feature_cache else "",
     )
     labels = run.data.mapped_train.labels
     weights = class_weights(
-        run.config, labels, num_classes=len(run.data.class_names), device=run.machine.accelerator.device
+        run.settings.loss.class_weights,
+        labels,
+        num_classes=len(run.data.class_names),
+        device=run.machine.accelerator.device,
     )
     train, validation = computer.examples(run.data.mapped_train, views, weights), None
     if run.data.validation is not None:
@@ -94,10 +101,10 @@ def fit_fc(run: Run, network: nn.Module) -> FittedFc:
 
 def make_views(run: Run) -> list[View]:
     """The view of evaluation, then augmented ones, of images of the final size."""
-    augmented = build_train_transform(run.config, run.preprocessing)
-    plain = View(number=0, transform=EvaluationTransform(run.preprocessing), seed=run.config.seed)
-    numbers = range(1, run.config.feature_views)
-    return [plain, *(View(number=each, transform=augmented, seed=run.config.seed) for each in numbers)]
+    augmented = build_train_transform(run.settings.images, run.preprocessing)
+    plain = View(number=0, transform=EvaluationTransform(run.preprocessing), seed=run.settings.seed)
+    numbers = range(1, run.settings.probe.feature_views)
+    return [plain, *(View(number=each, transform=augmented, seed=run.settings.seed) for each in numbers)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,20 +152,18 @@ class _Computer:
 
     def _batches(self, split: Split, view: View) -> ViewBatches:
         run = self.run
-        assert run.config.per_device_eval_batch_size is not None
         return ViewBatches(
             split,
             view.transform,
             seeds=view.seeds(split),
-            batch_size=run.config.per_device_eval_batch_size,
+            batch_size=run.settings.schedule.per_device_eval_batch_size,
             options=run.loading,
         )
 
     def _features(self, batches: ViewBatches, places: Indices, *, name: str) -> Tensor:
         """Features of the images at these places, (images, features) float32 on the CPU, on every process."""
         run, network = self.run, self.network
-        batch_size = run.config.per_device_eval_batch_size
-        assert batch_size is not None
+        batch_size = run.settings.schedule.per_device_eval_batch_size
         wanted = torch.from_numpy(places)
         counted = (
             batch._replace(indices=torch.searchsorted(wanted, batch.indices))

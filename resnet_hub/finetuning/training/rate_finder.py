@@ -5,6 +5,7 @@ rate changes nothing, a good one lowers the loss, and too high a one raises it; 
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
@@ -101,11 +102,10 @@ def search_rate(run: Run, training: Training) -> RateSearch:
             f"The loss diverges within {len(losses)} steps at rates from {LOWEST_RATE:g} on, where nothing "
             f"should happen yet. Look at the data and at the weights that it starts from."
         )
-    assert run.config.learning_rate is not None
     return RateSearch(
         suggestion=valley(rates, smoothed),
         steepest=steepest(rates, smoothed),
-        by_rule=run.config.learning_rate,
+        by_rule=run.settings.optimizer.learning_rate,
         rates=tuple(rates),
         losses=tuple(losses),
         smoothed=tuple(smoothed),
@@ -144,9 +144,9 @@ class _Growing(Schedule):
 def _train_with_growing_rate(run: Run, training: Training) -> Iterator[dict[str, Any]]:
     """What is measured after each step."""
     growing = _Growing(peak_rate=HIGHEST_RATE, warmup_steps=0, total_steps=NUM_STEPS)
-    trainer = replace(training.trainer, schedule=growing, max_seconds=None, reads_late=False)
+    trainer = replace(training.trainer, schedule=growing, max_seconds=math.inf, reads_late=False)
     progress = Progress()
-    train_all_but(training.network, num_frozen_stages(run.config, training.network, 0))
+    train_all_but(training.network, num_frozen_stages(run.settings.freezing, training.network, 0))
     for epoch in count():
         steps = steps_that_fit(trainer, progress, training.batches.epoch(epoch), epoch=epoch)
         for measured in train_steps(trainer, progress, steps, epoch=epoch):

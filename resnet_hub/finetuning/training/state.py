@@ -87,7 +87,7 @@ def start_or_resume(run: Run) -> Training:
         _check_format(run, checkpoint)
         network.load_state_dict(dict(checkpoint.tensors["model"]))
         progress = Progress(**checkpoint.values["progress"])
-        if checkpoint.values["micro_batch"] != run.config.per_device_train_batch_size:
+        if checkpoint.values["micro_batch"] != run.settings.schedule.per_device_train_batch_size:
             progress.parts = 1  # those were found for other ones
     _check_same_everywhere(run, progress)
     network = network.to(memory_format=run.machine.memory_format)  # pyright: ignore[reportCallIssue]
@@ -154,7 +154,7 @@ def save(run: Run, training: Training, *, must: bool = False) -> None:
         values = {
             "format": FORMAT,
             "progress": asdict(training.progress),
-            "micro_batch": run.config.per_device_train_batch_size,
+            "micro_batch": run.settings.schedule.per_device_train_batch_size,
             "log_size": training.log.size(),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
@@ -174,19 +174,19 @@ def save(run: Run, training: Training, *, must: bool = False) -> None:
 
 def fc_is_to_be_fitted(run: Run, progress: Progress) -> bool:
     """Whether the new fc is still to be fitted on features of the frozen network."""
-    return bool(run.config.fit_fc_first) and not progress.fc_is_fitted
+    return run.settings.probe.fit_fc_first and not progress.fc_is_fitted
 
 
 def make_train_batches(run: Run, *, num_workers: int) -> TrainBatches:
     """This process's share of the steps of training."""
-    images, copies = run.train_images, run.config.repeated_augmentation
+    images, copies = run.train_images, run.settings.schedule.repeated_augmentation
     if not isinstance(images, TrainStream) and copies > 1:
         images = CopiedImages(images, copies)
     return TrainBatches(
         images,
-        build_train_transforms(run.config, run.preprocessing),
+        build_train_transforms(run.settings.images, run.preprocessing),
         run.plan,
-        num_micro=run.config.gradient_accumulation_steps,
+        num_micro=run.settings.schedule.gradient_accumulation_steps,
         options=replace(run.loading, num_workers=num_workers),
     )
 
@@ -228,13 +228,14 @@ def _tidy_up(run: Run, log: EventLog, checkpoint: Checkpoint | None, progress: P
 
 
 def _say_what_has_changed(run: Run) -> None:
-    changes = run.folder.changes_since_begin(run.config, run.machine.record())
+    changes = run.folder.changes_since_begin(run.settings.recorded, run.machine.record())
     if not changes:
         return
     effects = ["the images and the rate of each step are the same", "sums may round differently"]
     if changes.keys() & {"processes", "sync_batchnorm", *BATCHES}:
         effects.append("BatchNorm sees other batches")
-        drawn = [name for name in ("mixup", "cutmix", "drop_path_rate") if getattr(run.config, name)]
+        options = run.settings.recorded
+        drawn = [name for name in ("mixup", "cutmix", "drop_path_rate") if getattr(options, name)]
         if drawn:  # drawn by each process for its own images
             effects.append(f"{', '.join(drawn)} draw other numbers")
     logger.warning(
@@ -247,9 +248,9 @@ def _say_what_has_changed(run: Run) -> None:
 def _make_tracking(run: Run, *, going_on_from: int | None) -> Tracking:
     tracking = Tracking(
         run.machine.accelerator,
-        run.config.report_to,
+        run.settings.run.report_to,
         str(run.folder.path),
-        plain_values(run.config),
+        plain_values(run.settings.recorded),
         going_on_from=going_on_from,
     )
     if going_on_from is None:
@@ -263,17 +264,16 @@ def _make_tracking(run: Run, *, going_on_from: int | None) -> Tracking:
 
 def _make_average(run: Run, network: nn.Module, progress: Progress) -> WeightAverage | None:
     """A copy of the network that will follow it; made before accelerate binds `forward` to the original."""
-    config = run.config
-    assert config.num_train_epochs is not None
+    settings, num_epochs = run.settings.averaging, run.settings.schedule.num_train_epochs
     average: WeightAverage | None = None
-    if config.ema_decay:
-        average = StepAverage(network, decay=config.ema_decay, total_steps=run.total_steps)
-    elif config.average_last_epochs:
-        first_epoch = max(0, config.num_train_epochs - config.average_last_epochs)
+    if settings.ema_decay:
+        average = StepAverage(network, decay=settings.ema_decay, total_steps=run.total_steps)
+    elif settings.average_last_epochs:
+        first_epoch = max(0, num_epochs - settings.average_last_epochs)
         average = EpochAverage(
             network,
             first_epoch=first_epoch,
-            num_epochs=config.num_train_epochs,
+            num_epochs=num_epochs,
             done_epochs=progress.averaged_epochs,
         )
     if average is not None:
@@ -282,29 +282,31 @@ def _make_average(run: Run, network: nn.Module, progress: Progress) -> WeightAve
 
 
 def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
-    config = run.config
-    assert config.learning_rate is not None
-    assert config.weight_decay is not None
-    assert config.warmup_steps is not None
-    assert config.layer_decay is not None
-    if config.gradient_checkpointing:
+    settings = run.settings
+    if settings.machine.gradient_checkpointing:
         network.set_grad_checkpointing(True)  # pyright: ignore[reportCallIssue]
     optimizer = make_optimizer(
-        network, config.optimizer, weight_decay=config.weight_decay, layer_decay=config.layer_decay
+        network,
+        settings.optimizer.optimizer,
+        weight_decay=settings.optimizer.weight_decay,
+        layer_decay=settings.optimizer.layer_decay,
     )
-    if not config.gradual_unfreezing:  # before accelerate wraps the network: frozen weights are not exchanged
-        train_all_but(network, config.frozen_stages)
+    # Before accelerate wraps it, which then exchanges no gradients of weights that never learn.
+    if not settings.freezing.gradual_unfreezing:
+        train_all_but(network, settings.freezing.frozen_stages)
     model, optimizer = run.machine.accelerator.prepare(network, optimizer)
     return Trainer(
         model=model,
         # Sizes are few: a form for each is faster than one for all.
-        compiled=torch.compile(model, dynamic=False) if config.torch_compile else None,
+        compiled=torch.compile(model, dynamic=False) if settings.machine.torch_compile else None,
         optimizer=optimizer,
         schedule=Schedule(
-            peak_rate=config.learning_rate, warmup_steps=config.warmup_steps, total_steps=run.total_steps
+            peak_rate=settings.optimizer.learning_rate,
+            warmup_steps=settings.optimizer.warmup_steps,
+            total_steps=run.total_steps,
         ),
         loss_function=make_loss_function(
-            config,
+            settings.loss,
             run.data.mapped_train.labels,
             num_classes=len(run.data.class_names),
             device=run.machine.accelerator.device,
@@ -312,13 +314,13 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
         preprocessing=run.preprocessing,
         machine=run.machine,
         stopwatch=Stopwatch(progress.station_seconds, run.machine.accelerator.device),
-        seed=config.seed,
-        max_grad_norm=config.max_grad_norm,
-        max_seconds=None if config.max_minutes is None else 60 * config.max_minutes,
-        mix=build_mixer(config, len(run.data.class_names)),
+        seed=settings.seed,
+        max_grad_norm=settings.optimizer.max_grad_norm,
+        max_seconds=60 * settings.schedule.max_minutes,
+        mix=build_mixer(settings.images, len(run.data.class_names)),
         distillation=_make_distillation(run),
         reads_late=can_be_read_late(optimizer, run.machine.accelerator),
-        recomputes=config.gradient_checkpointing,
+        recomputes=settings.machine.gradient_checkpointing,
         known_to_fit=set() if run.machine.accelerator.device.type == "cuda" else None,
     )
 
@@ -329,6 +331,6 @@ def _make_distillation(run: Run) -> Distillation | None:
     run.teacher.network.to(run.machine.accelerator.device, memory_format=run.machine.memory_format)  # pyright: ignore[reportCallIssue]
     return Distillation(
         teacher=run.teacher,
-        loss=make_distillation_loss(run.config),
-        weight=run.config.distillation_weight,
+        loss=make_distillation_loss(run.settings.teacher, run.settings.loss.loss),
+        weight=run.settings.teacher.distillation_weight,
     )

@@ -16,14 +16,16 @@ from resnet_hub.finetuning.batches.augment import (
     build_train_transform,
     build_train_transforms,
 )
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.settings import ImageSettings
 from resnet_hub.finetuning.machine.seeds import keyed_randomness
 from resnet_hub.finetuning.report.contact_sheet import draw_batch
 from resnet_hub.images.decoding import ColorMode, EncodedImage, Pixels, open_image, read_header
 from resnet_hub.images.preprocessing import Preprocessing
-from tests.finetuning.image_files import encoded, picture
 
-COLOUR = Preprocessing(
+from ..image_files import encoded, picture
+from ..settings import settings_of
+
+COLOR = Preprocessing(
     image_size=(80, 80),
     crop_fraction=0.9,
     crop_mode="center",
@@ -31,13 +33,13 @@ COLOUR = Preprocessing(
     mean=(0.5, 0.4, 0.3),
     std=(0.2, 0.2, 0.2),
 )
-SMALL = replace(COLOUR, image_size=(32, 32), crop_fraction=1.0)
-GREY = replace(COLOUR, mean=(0.4,), std=(0.2,))
+SMALL = replace(COLOR, image_size=(32, 32), crop_fraction=1.0)
+GREY = replace(COLOR, mean=(0.4,), std=(0.2,))
 NAMES = ["none", "crop", "light", "randaugment", "trivialaugment", "3-augment"]
 
 
-def config(**options: object) -> FinetuneConfig:
-    return FinetuneConfig(dataset_name="any", **options)  # pyright: ignore[reportArgumentType]
+def settings(preprocessing: Preprocessing, **options) -> ImageSettings:
+    return settings_of(image_size=preprocessing.image_size[0], **options).images
 
 
 def large_jpeg(seed: int = 0, width: int = 1600, height: int = 1200) -> bytes:
@@ -45,10 +47,10 @@ def large_jpeg(seed: int = 0, width: int = 1600, height: int = 1200) -> bytes:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("preprocessing", [COLOUR, SMALL, GREY], ids=["large", "small", "grey"])
+@pytest.mark.parametrize("preprocessing", [COLOR, SMALL, GREY], ids=["large", "small", "grey"])
 def test_every_augmentation_gives_bytes_of_the_right_size_and_differs_by_key_alone(name, preprocessing):
     erasing = {} if name == "none" else {"random_erasing": 0.5}
-    transform = build_train_transform(config(augmentation=name, **erasing), preprocessing)
+    transform = build_train_transform(settings(preprocessing, augmentation=name, **erasing), preprocessing)
     data = encoded(picture(120, 90, mode=preprocessing.mode), "JPEG")
 
     def at(key: int) -> torch.Tensor:
@@ -65,26 +67,26 @@ def test_every_augmentation_gives_bytes_of_the_right_size_and_differs_by_key_alo
 
 def test_without_augmentation_training_sees_what_evaluation_sees():
     data = large_jpeg()
-    pixels = build_train_transform(config(augmentation="none"), COLOUR)(read_header(data))
-    assert torch.equal(pixels, COLOUR(open_image(data)))
+    pixels = build_train_transform(settings(COLOR, augmentation="none"), COLOR)(read_header(data))
+    assert torch.equal(pixels, COLOR(open_image(data)))
 
 
 def test_without_augmentation_what_would_change_images_is_refused():
     for option in ({"color_jitter": 0.4}, {"random_erasing": 0.2}):
         with pytest.raises(ConfigError, match="would change them"):
-            config(augmentation="none", **option)
+            settings(COLOR, augmentation="none", **option)
 
 
 def test_images_that_grow_past_small_sizes_are_cropped_in_one_way():
-    growing = config(image_size=80, train_image_size=80, first_image_size=56, num_train_epochs=6)
-    transforms = build_train_transforms(growing, COLOUR)
+    growing = settings(COLOR, first_image_size=56, num_train_epochs=6)
+    transforms = build_train_transforms(growing, COLOR)
     sizes = [transform.crop.preprocessing.image_size[0] for transform in transforms]
     assert (sizes[0], sizes[-1]) == (64, 80)
     assert {type(transform.crop) for transform in transforms} == {CropAndResize}
 
 
 def test_crops_are_drawn_as_torchvision_draws_them():
-    crop = CropAndResize(COLOUR, area=(0.08, 1.0))
+    crop = CropAndResize(COLOR, area=(0.08, 1.0))
     for seed, (width, height) in enumerate([(500, 375), (375, 500), (4000, 3000), (30, 1000), (1, 1)] * 20):
         with keyed_randomness(seed):
             ours = crop.draw(width, height)
@@ -101,7 +103,7 @@ def test_reduced_decoding_shows_the_same_part_of_the_image(width: int, orientati
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(picture(width, width * 3 // 4), "JPEG", quality=95, exif=exif)
-    crop = CropAndResize(COLOUR, area=(0.08, 1.0))
+    crop = CropAndResize(COLOR, area=(0.08, 1.0))
     for seed in range(10):
         with keyed_randomness(seed):
             ours = crop(read_header(data))
@@ -123,14 +125,14 @@ def test_large_jpegs_are_decoded_no_larger_than_their_crop_needs(monkeypatch: py
 
     monkeypatch.setattr(EncodedImage, "pixels", pixels)
     with keyed_randomness(0):
-        CropAndResize(COLOUR, area=(1.0, 1.0))(read_header(large_jpeg(width=3200, height=2400)))
+        CropAndResize(COLOR, area=(1.0, 1.0))(read_header(large_jpeg(width=3200, height=2400)))
     assert decoded == [(400, 300)]
 
 
 def test_mild_crops_show_more_of_the_image_than_standard_ones():
     areas = {}
     for name in ("crop", "light"):
-        transform = build_train_transform(config(augmentation=name), COLOUR)
+        transform = build_train_transform(settings(COLOR, augmentation=name), COLOR)
         with keyed_randomness(0):
             draws = [transform.crop.draw(400, 300) for _ in range(200)]  # pyright: ignore[reportFunctionMemberAccess]
         areas[name] = min(height * width / 120_000 for _, _, height, width in draws)
@@ -140,8 +142,8 @@ def test_mild_crops_show_more_of_the_image_than_standard_ones():
 
 def test_small_images_are_shifted_and_never_rescaled():
     image = picture(32, 32)
-    transform = build_train_transform(config(augmentation="crop", horizontal_flip=0.0), SMALL)
-    whole = COLOUR.at_size(32)(image)
+    transform = build_train_transform(settings(SMALL, augmentation="crop", horizontal_flip=0.0), SMALL)
+    whole = COLOR.at_size(32)(image)
     assert whole.shape == (3, 32, 32)
     padded = F.pad(SMALL(image), [4, 4, 4, 4], fill=0)
     windows = {
@@ -159,7 +161,8 @@ def test_small_images_are_shifted_and_never_rescaled():
 
 @pytest.mark.parametrize(("probability", "share"), [(0.0, 0.0), (1.0, 1.0), (0.5, 0.5)])
 def test_images_are_mirrored_as_often_as_asked(probability: float, share: float):
-    transform = build_train_transform(config(augmentation="crop", horizontal_flip=probability), SMALL)
+    mirrored = settings(SMALL, augmentation="crop", horizontal_flip=probability)
+    transform = build_train_transform(mirrored, SMALL)
     image = Image.fromarray(np.repeat(np.linspace(0, 255, 32, dtype=np.uint8)[None], 32, axis=0)).convert(
         "RGB"
     )
@@ -181,12 +184,12 @@ def test_randomness_outside_is_untouched():
 
 
 def test_nothing_is_mixed_unless_asked_for():
-    assert build_mixer(config(), 3) is None
+    assert build_mixer(settings(SMALL), 3) is None
 
 
 @pytest.mark.parametrize("options", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}])
 def test_targets_are_mixed_in_the_proportion_of_the_pixels(options: dict):
-    mix = build_mixer(config(**options), 4)
+    mix = build_mixer(settings(SMALL, **options), 4)
     labels = torch.arange(4)
     images = labels.float().view(4, 1, 1, 1).expand(4, 1, 32, 32)
     for seed in range(20):
@@ -199,7 +202,7 @@ def test_targets_are_mixed_in_the_proportion_of_the_pixels(options: dict):
 
 
 def test_mixing_takes_several_labels_and_keeps_the_memory_format():
-    mix = build_mixer(config(mixup=1.0), 3)
+    mix = build_mixer(settings(SMALL, mixup=1.0), 3)
     images = torch.rand(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
     targets = torch.tensor([[1.0, 1, 0], [0, 0, 1], [0, 0, 0], [1, 0, 1]])
     mixed, mixed_targets = mix(images, targets, torch.Generator().manual_seed(0))

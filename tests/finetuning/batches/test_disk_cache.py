@@ -33,8 +33,10 @@ from resnet_hub.finetuning.machine.seeds import keyed_randomness
 from resnet_hub.finetuning.prepare import prepare
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.results import RunReport
-from tests.finetuning.conftest import finetune_command, run_command
-from tests.finetuning.image_files import encoded, picture
+
+from ..conftest import finetune_command, run_command
+from ..image_files import encoded, picture
+from ..settings import settings_of
 
 NUM_IMAGES = 22
 PREPROCESSING = Preprocessing(
@@ -45,9 +47,9 @@ PREPROCESSING = Preprocessing(
     mean=(0.5, 0.5, 0.5),
     std=(0.2, 0.2, 0.2),
 )
-CONFIG = FinetuneConfig(dataset_name="any", augmentation="light")
+SETTINGS = settings_of(augmentation="light", image_size=PREPROCESSING.image_size[0]).images
 REDUCTION = Reduction(
-    short_side=short_side_to_keep(CONFIG, PREPROCESSING), mode="RGB", interpolation="bilinear"
+    short_side=short_side_to_keep(SETTINGS, PREPROCESSING), mode="RGB", interpolation="bilinear"
 )
 NO_LIMIT = 1e12
 
@@ -104,7 +106,7 @@ def pixels_of(images: LabelledImages) -> list[np.ndarray]:
 def batches_of(images: LabelledImages, *, rank: int = 0, world_size: int = 1, num_workers: int = 0):
     return TrainBatches(
         images,
-        [build_train_transform(CONFIG, PREPROCESSING)],
+        [build_train_transform(SETTINGS, PREPROCESSING)],
         EpochPlan(num_images=NUM_IMAGES, global_batch_size=8, seed=3),
         options=LoaderOptions(rank=rank, world_size=world_size, num_workers=num_workers),
     )
@@ -175,9 +177,9 @@ def test_crops_are_those_of_the_image_itself_and_look_like_them(split: Split, tm
 
 @pytest.mark.parametrize("augmentation", ["light", "crop"])
 def test_no_random_crop_has_fewer_pixels_than_the_network_takes(augmentation: str):
-    config = FinetuneConfig(dataset_name="any", augmentation=augmentation)  # pyright: ignore[reportArgumentType]
-    short_side = short_side_to_keep(config, PREPROCESSING)
-    crop = build_train_transform(config, PREPROCESSING).crop  # pyright: ignore[reportFunctionMemberAccess]
+    settings = settings_of(augmentation=augmentation, image_size=PREPROCESSING.image_size[0]).images
+    short_side = short_side_to_keep(settings, PREPROCESSING)
+    crop = build_train_transform(settings, PREPROCESSING).crop  # pyright: ignore[reportFunctionMemberAccess]
     smallest = 10_000
     for width, height in ((short_side, short_side), (2 * short_side, short_side)):
         torch.manual_seed(0)
@@ -334,7 +336,7 @@ def test_a_run_trains_from_the_cache_and_evaluates_from_the_images(photo_folder:
     assert isinstance(run.train_images, ReducedImages)
     assert all(path is not None for path in run.train_images.shards)
     assert run.data.train is prepared.data.train
-    assert run.facts()["short_side_kept"] == short_side_to_keep(run.config, run.preprocessing)
+    assert run.facts()["short_side_kept"] == short_side_to_keep(run.settings.images, run.preprocessing)
     without = prepare(with_options(config, image_cache=None), PreemptionWatch())
     assert without.with_cached_images().train_images is without.data.train
     assert without.facts()["short_side_kept"] is None

@@ -20,6 +20,7 @@ from resnet_hub.finetuning.batches.augment import EvaluationTransform, build_tra
 from resnet_hub.finetuning.batches.loader import Batch, Moment, TrainBatches, ViewBatches
 from resnet_hub.finetuning.batches.sampler import EpochPlan
 from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
+from resnet_hub.finetuning.config.hyperrule import Situation, decide
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.data.load import load_data
 from resnet_hub.finetuning.data.split import Split
@@ -33,7 +34,11 @@ PREPROCESSING = Preprocessing(
     mean=(0.5,),
     std=(0.5,),
 )
-CONFIG = FinetuneConfig(dataset_name="digits", augmentation="trivialaugment", random_erasing=0.3, seed=7)
+CONFIG = FinetuneConfig(dataset_name="digits", seed=7)
+IMAGES = decide(
+    FinetuneConfig(augmentation="trivialaugment", random_erasing=0.3, image_size=PREPROCESSING.image_size[0]),
+    Situation(num_train=97, network_width=64),
+).images
 NUM_IMAGES = 97
 
 
@@ -54,7 +59,7 @@ def batches_of(
 ) -> TrainBatches:
     return TrainBatches(
         split,
-        [build_train_transform(CONFIG, PREPROCESSING)],
+        [build_train_transform(IMAGES, PREPROCESSING)],
         EpochPlan(num_images=len(split), global_batch_size=images, seed=CONFIG.seed),
         num_micro=num_micro,
         options=LoaderOptions(rank=rank, world_size=world_size, num_workers=num_workers),
@@ -137,7 +142,7 @@ def test_loading_draws_nothing_from_the_random_numbers_of_training(split: Split)
 
 def test_another_seed_gives_other_batches(split: Split, expected):
     plan = EpochPlan(num_images=len(split), global_batch_size=24, seed=8)
-    transform = build_train_transform(CONFIG, PREPROCESSING)
+    transform = build_train_transform(IMAGES, PREPROCESSING)
     other = TrainBatches(
         split,
         [transform],

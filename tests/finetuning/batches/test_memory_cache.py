@@ -21,6 +21,8 @@ from resnet_hub.finetuning.training.state import Training, make_train_batches, s
 from resnet_hub.images.decoding import BadImageError
 from resnet_hub.images.preprocessing import Preprocessing
 
+from ..settings import settings_of
+
 Begin = Callable[..., tuple[Run, Training]]
 
 
@@ -46,7 +48,9 @@ def begin(photos: Path, tmp_path: Path) -> Begin:
         )
         with PreemptionWatch() as watch:
             run = prepare(config, watch)
-        run.folder.begin(run.config, facts=run.facts(), machine=run.machine.record(), bad_images=[])
+        run.folder.begin(
+            run.settings.recorded, facts=run.facts(), machine=run.machine.record(), bad_images=[]
+        )
         return run, start_or_resume(run)
 
     return begun
@@ -158,7 +162,7 @@ def test_what_is_the_same_each_time_is_known_from_the_options(
 ):
     options = {"train_image_size": image_size, "first_image_size": image_size} | options
     options["first_image_size"] = options["train_image_size"]
-    config = FinetuneConfig(dataset_name="x", image_size=image_size, num_train_epochs=3, **options)
+    settings = settings_of(image_size=image_size, num_train_epochs=3, **options)
     preprocessing = Preprocessing(
         image_size=(image_size, image_size),
         crop_fraction=1.0,
@@ -167,4 +171,9 @@ def test_what_is_the_same_each_time_is_known_from_the_options(
         mean=(0.5,) * 3,
         std=(0.5,) * 3,
     )
-    assert [view.image_size[0] for view in fixed_views(config, preprocessing)] == sizes
+    assert [
+        view.image_size[0]
+        for view in fixed_views(
+            settings.images, preprocessing, reestimates_batchnorm=settings.averaging.reestimate_batchnorm > 0
+        )
+    ] == sizes

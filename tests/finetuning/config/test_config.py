@@ -1,15 +1,19 @@
 """Configuration: defaults < --config FILE < flags, and help for whatever is mistyped."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from resnet_hub.errors import ConfigError
-from resnet_hub.finetuning.config.flags import parse_command_line
+from resnet_hub.finetuning.config import yaml_file
+from resnet_hub.finetuning.config.flags import Recipe, parse_command_line
 from resnet_hub.finetuning.config.options import FIELD_NAMES, FinetuneConfig, with_options
 from resnet_hub.finetuning.config.yaml_file import (
     _NAMES_ELSEWHERE,
+    RECIPES,
     load_config,
+    load_recipe,
     options_from_mapping,
     save_config,
 )
@@ -136,7 +140,26 @@ def test_a_changed_copy_is_checked_again():
         with_options(FinetuneConfig(), gradient_accumulation_steps=0)
 
 
-def test_every_recipe_file_of_the_repository_loads():
+def test_every_recipe_of_the_package_has_a_flag_its_command_and_a_result():
+    assert set(RECIPES) == set(get_args(Recipe))
+    for name in RECIPES:
+        FinetuneConfig(**load_recipe(name))
+        comments = (
+            (Path(yaml_file.__file__).with_name("recipes") / f"{name}.yaml").read_text().splitlines()[:3]
+        )
+        assert all(line.startswith("# ") for line in comments)
+        assert f"--recipe {name}" in comments[1]
+        assert comments[2].startswith(("# Measured:", "# Published:"))
+
+
+def test_flags_and_the_file_win_over_the_recipe(tmp_path: Path):
+    file = tmp_path / "c.yaml"
+    file.write_text("mixup: 0.5\n")
+    options = parse_command_line(["--recipe", "best", "--config", str(file), "--cutmix", "0"]).finetuning
+    assert (options.mixup, options.cutmix, options.ema) == (0.5, 0.0, True)
+
+
+def test_every_configuration_file_of_the_repository_loads():
     files = sorted((Path(__file__).parents[3] / "recipes/configs").glob("*.yaml"))
     assert files
     for file in files:

@@ -16,15 +16,16 @@ from resnet_hub.finetuning.batches.augment import build_train_transform
 from resnet_hub.finetuning.batches.loader import Batch, TrainBatches
 from resnet_hub.finetuning.batches.sampler import EpochPlan
 from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
-from resnet_hub.finetuning.config.hyperrule import complete
 from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.settings import Settings
 from resnet_hub.finetuning.data.dataset import ImageData
 from resnet_hub.finetuning.data.load import load_data
 from resnet_hub.finetuning.data.streaming.order import StreamOrder, pieces_of
 from resnet_hub.finetuning.data.streaming.stream import TrainStream
 
-from ..batches.test_loader import PREPROCESSING
+from ..batches.test_loader import IMAGES, PREPROCESSING
 from ..image_files import class_folders, encoded, picture, table
+from ..settings import settings_of
 
 CLASSES = datasets.ClassLabel(names=["cat", "dog", "owl"])
 FILES = (23, 40, 1, 36, 11, 30)  # rows of each training file
@@ -81,7 +82,7 @@ def batches_of(
 ) -> TrainBatches:
     return TrainBatches(
         stream,
-        [build_train_transform(CONFIG, PREPROCESSING)],
+        [build_train_transform(IMAGES, PREPROCESSING)],
         EpochPlan(num_images=len(stream), global_batch_size=30, seed=7),
         num_micro=num_micro,
         options=LoaderOptions(rank=rank, world_size=world_size, num_workers=num_workers),
@@ -330,23 +331,16 @@ def test_what_a_stream_cannot_do_is_refused_with_help(folder: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(("world_size", "parts"), [(1, 8), (2, 8), (3, 9), (4, 8), (8, 8), (16, 16)])
 def test_the_parts_can_be_shared_by_all_processes(world_size: int, parts: int):
-    def completed(**options) -> FinetuneConfig:
-        config = FinetuneConfig(dataset_name="x", streaming=True, **options)
-        return complete(
-            config,
-            num_train=10**6,
-            multi_label=False,
-            model_image_size=224,
-            network_width=512,
-            world_size=world_size,
-        )
+    def decided(**options) -> Settings:
+        situation = {"num_train": 10**6, "world_size": world_size}
+        return settings_of(situation=situation, streaming=True, **options)
 
-    assert completed().stream_parts == parts
-    assert completed().shuffle_buffer == 4096
-    assert completed().fit_fc_first
+    assert decided().data.stream_parts == parts
+    assert decided().data.shuffle_buffer == 4096
+    assert decided().probe.fit_fc_first
     if world_size > 1:
         with pytest.raises(ConfigError, match="cannot be shared equally"):
-            completed(stream_parts=world_size + 1)
+            decided(stream_parts=world_size + 1)
 
 
 def test_a_file_that_disappears_stops_the_run_with_help(tmp_path: Path):

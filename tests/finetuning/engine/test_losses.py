@@ -7,16 +7,17 @@ import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
-from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.engine.losses import distillation_loss, make_distillation_loss, make_loss_function
+
+from ..settings import settings_of
 
 LABELS = np.repeat(np.arange(5), [40, 20, 10, 5, 5])
 SEVERAL = (np.arange(60)[:, None] % np.array([2, 3, 10]) == 0).astype(np.float32)
 
 
 def loss_of(labels: np.ndarray, logits: Tensor, targets: Tensor, **options: object) -> Tensor:
-    config = FinetuneConfig(**{"label_smoothing": 0.0} | options)
-    function = make_loss_function(config, labels, num_classes=logits.shape[1], device=torch.device("cpu"))
+    settings = settings_of(**{"label_smoothing": 0.0} | options).loss
+    function = make_loss_function(settings, labels, num_classes=logits.shape[1], device=torch.device("cpu"))
     return function(logits, targets)
 
 
@@ -103,8 +104,8 @@ def test_a_student_that_answers_like_its_teacher_has_no_loss(logits: Tensor):
 
 def test_beside_binary_cross_entropy_the_teacher_weighs_no_more_the_more_classes_there_are(logits: Tensor):
     """Both are means over the classes: ten copies of each class leave the share of the labels as it is."""
-    distance = make_distillation_loss(FinetuneConfig(loss="binary_cross_entropy"))
-    plain = make_distillation_loss(FinetuneConfig())
+    distance = make_distillation_loss(settings_of().teacher, "binary_cross_entropy")
+    plain = make_distillation_loss(settings_of().teacher, "cross_entropy")
     torch.testing.assert_close(distance(0 * logits, logits) * 5, plain(0 * logits, logits))
 
 

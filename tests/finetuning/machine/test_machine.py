@@ -13,7 +13,7 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from resnet_hub.errors import ConfigError
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.options import MachineOptions
 from resnet_hub.finetuning.engine.forward import full_float32
 from resnet_hub.finetuning.machine import machine as machines
 from resnet_hub.finetuning.machine.cpu import available_cores
@@ -30,7 +30,7 @@ from ..conftest import TINY, finetune_command, run_command
 
 def test_threads_are_the_cores_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    machine = start_machine(FinetuneConfig())
+    machine = start_machine(MachineOptions())
     assert machine.num_threads == torch.get_num_threads() == available_cores()
     assert f"{available_cores()} threads" in machine.describe()
 
@@ -99,18 +99,18 @@ def test_training_in_bf16_keeps_its_weights_in_float32(tmp_path: Path):
 
 
 def test_loader_processes_are_the_users_choice_and_none_beside_a_network_on_the_cpu():
-    machine = start_machine(FinetuneConfig())
-    assert choose_num_workers(FinetuneConfig(), machine, (224, 224)) == 0
-    assert choose_num_workers(FinetuneConfig(dataloader_num_workers=3), machine, (224, 224)) == 3
+    machine = start_machine(MachineOptions())
+    assert choose_num_workers(None, machine, (224, 224)) == 0
+    assert choose_num_workers(3, machine, (224, 224)) == 3
 
 
 def test_beside_a_gpu_every_core_loads_large_images_and_a_few_load_small_ones():
     """There is no GPU here, so what accelerate says of itself is put here by hand."""
     accelerator: Any = SimpleNamespace(device=torch.device("cuda"))
-    machine = replace(start_machine(FinetuneConfig()), accelerator=accelerator, num_cores=12)
-    assert choose_num_workers(FinetuneConfig(), machine, (224, 224)) == 12
-    assert choose_num_workers(FinetuneConfig(), machine, (32, 32)) == 4
-    assert choose_num_workers(FinetuneConfig(), replace(machine, num_cores=2), (32, 32)) == 2
+    machine = replace(start_machine(MachineOptions()), accelerator=accelerator, num_cores=12)
+    assert choose_num_workers(None, machine, (224, 224)) == 12
+    assert choose_num_workers(None, machine, (32, 32)) == 4
+    assert choose_num_workers(None, replace(machine, num_cores=2), (32, 32)) == 2
 
 
 def test_compiling_by_accelerate_is_refused_before_anything_is_written(tmp_path: Path):

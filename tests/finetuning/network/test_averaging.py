@@ -27,7 +27,7 @@ def test_the_mean_of_the_last_epochs_is_validated_and_exported(tmp_path: Path):
     train_epochs(run, training)
     assert len(ends) == 5
     torch.testing.assert_close(training.candidate.fc.weight.detach(), torch.stack(ends[2:]).mean(dim=0))
-    assert run.config.reestimate_batchnorm == 0
+    assert run.settings.averaging.reestimate_batchnorm == 0
 
 
 def test_no_earlier_epoch_is_exported_in_place_of_the_mean(tmp_path: Path):
@@ -45,7 +45,7 @@ def test_no_earlier_epoch_is_exported_in_place_of_the_mean(tmp_path: Path):
 
 def test_batchnorm_is_taken_anew_for_an_average_unless_that_is_turned_off(tmp_path: Path):
     run, _ = prepared(tmp_path / "run", average_last_epochs=2)
-    assert run.config.reestimate_batchnorm == 1257
+    assert run.settings.averaging.reestimate_batchnorm == 1257
 
 
 def test_an_interrupted_average_goes_on(tmp_path: Path):

@@ -29,7 +29,7 @@ def test_frozen_stages_keep_their_weights_and_their_statistics(tmp_path: Path):
 
 def test_stages_learn_one_after_the_other_from_above(tmp_path: Path):
     run, training = prepared(tmp_path / "run", gradual_unfreezing=2, num_train_epochs=8)
-    frozen = [num_frozen_stages(run.config, training.network, epoch) for epoch in range(8)]
+    frozen = [num_frozen_stages(run.settings.freezing, training.network, epoch) for epoch in range(8)]
     assert frozen == [3, 3, 2, 2, 1, 1, 0, 0]
     train_all_but(training.network, 3)
     assert {name.split(".")[0] for name, p in training.network.named_parameters() if p.requires_grad} == {

@@ -13,7 +13,6 @@ from timm.data import ImageNetInfo
 import resnet_hub
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.__main__ import main
-from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.network.teacher import Teacher, load_teacher
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.results import RunReport
@@ -38,8 +37,7 @@ def ours() -> Preprocessing:
 
 
 def loaded(name: str | Path, class_names: tuple[str, ...] = DIGITS) -> Teacher:
-    config = FinetuneConfig(dataset_name="digits", teacher_model=str(name))
-    teacher = load_teacher(config, class_names=class_names, multi_label=False, ours=ours())
+    teacher = load_teacher(str(name), class_names=class_names, multi_label=False, ours=ours())
     assert teacher is not None
     return teacher
 

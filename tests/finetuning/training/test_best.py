@@ -18,8 +18,8 @@ from resnet_hub.finetuning.__main__ import main
 from resnet_hub.finetuning.batches.augment import EvaluationTransform, build_train_transforms
 from resnet_hub.finetuning.batches.loader import TrainBatches, ViewBatches
 from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
-from resnet_hub.finetuning.config.hyperrule import complete, image_sizes
-from resnet_hub.finetuning.config.options import RECIPES, FinetuneConfig
+from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.yaml_file import load_recipe
 from resnet_hub.finetuning.engine.forward import normalized
 from resnet_hub.finetuning.engine.optimizer import make_optimizer, set_rate
 from resnet_hub.finetuning.engine.trainer import Progress
@@ -34,6 +34,7 @@ from resnet_hub.finetuning.training.state import Training, start_or_resume
 from resnet_hub.results import RunReport
 
 from ..conftest import TINY
+from ..settings import settings_of
 
 TINY_CONFIG = FinetuneConfig(
     dataset_name="digits",
@@ -47,36 +48,24 @@ TINY_CONFIG = FinetuneConfig(
 )
 
 
-def completed(config: FinetuneConfig, **facts) -> FinetuneConfig:
-    known = {
-        "num_train": 1257,
-        "multi_label": False,
-        "model_image_size": 224,
-        "network_width": 512,
-        "world_size": 1,
-    }
-    return complete(config, **known | facts)
-
-
 def prepared(folder: Path, **options) -> tuple[Run, Training]:
     """A tiny run, begun and not yet trained."""
     with PreemptionWatch() as watch:
         run = prepare(replace(TINY_CONFIG, output_dir=folder, **options), watch)
     if run.machine.is_main:
-        run.folder.begin(run.config, facts=run.facts(), machine=run.machine.record(), bad_images=[])
+        run.folder.begin(
+            run.settings.recorded, facts=run.facts(), machine=run.machine.record(), bad_images=[]
+        )
     run.machine.accelerator.wait_for_everyone()
     return run, start_or_resume(run)
 
 
 def test_best_is_longer_with_small_images_first_stronger_augmentation_and_averaged_weights():
-    balanced, best = (
-        completed(FinetuneConfig(dataset_name="x")),
-        completed(FinetuneConfig(dataset_name="x", **RECIPES["best"])),
-    )
+    balanced, best = (settings_of(**load_recipe(name)).recorded for name in ("balanced", "best"))
     assert best.num_train_epochs == 2 * (balanced.num_train_epochs or 0)
     assert (best.first_image_size, balanced.first_image_size) == (160, 224)
     assert (best.augmentation, balanced.augmentation) == ("trivialaugment", "light")
-    narrow = completed(FinetuneConfig(dataset_name="x", image_size=32, **RECIPES["best"]), network_width=64)
+    narrow = settings_of(situation={"network_width": 64}, image_size=32, **load_recipe("best")).recorded
     assert narrow.augmentation == "crop"
     assert 0.9 <= (best.ema_decay or 0) < 1
     assert balanced.ema_decay == balanced.reestimate_batchnorm == 0
@@ -84,17 +73,15 @@ def test_best_is_longer_with_small_images_first_stronger_augmentation_and_averag
 
 
 def test_images_grow_to_full_size_and_the_last_third_of_the_epochs_is_trained_at_it():
-    config = completed(FinetuneConfig(dataset_name="x", low_resolution_first=True, num_train_epochs=9))
-    assert image_sizes(config) == [160, 160, 192, 192, 192, 224, 224, 224, 224]
-    small = completed(
-        FinetuneConfig(dataset_name="x", image_size=32, first_image_size=16, num_train_epochs=6)
-    )
-    assert image_sizes(small) == [16, 20, 24, 28, 32, 32]
+    large = settings_of(low_resolution_first=True, num_train_epochs=9).images
+    assert large.epoch_sizes == (160, 160, 192, 192, 192, 224, 224, 224, 224)
+    small = settings_of(image_size=32, first_image_size=16, num_train_epochs=6).images
+    assert small.epoch_sizes == (16, 20, 24, 28, 32, 32)
 
 
 def test_the_batches_of_an_epoch_have_its_size(tmp_path: Path):
     run, _ = prepared(tmp_path / "run", first_image_size=4, num_train_epochs=3)
-    transforms = build_train_transforms(run.config, run.preprocessing)
+    transforms = build_train_transforms(run.settings.images, run.preprocessing)
     batches = TrainBatches(
         run.data.train,
         transforms,
@@ -251,7 +238,7 @@ def test_images_and_stages_follow_the_clock_where_it_runs_faster_than_the_epochs
         if event == "validation":
             learning = sum(parameter.requires_grad for parameter in training.network.parameters())
             at = training.progress.schedule_epoch
-            seen.append((at, image_sizes(run.config)[at], learning))
+            seen.append((at, run.settings.images.epoch_sizes[at], learning))
         original(event, **values)
 
     training.log.add = note
@@ -291,7 +278,7 @@ def test_early_stopping_without_validation_is_refused_with_a_way_out(tmp_path: P
 
 def test_a_first_size_above_the_models_own_is_refused():
     with pytest.raises(ConfigError, match="grow towards"):
-        completed(FinetuneConfig(dataset_name="x", first_image_size=320))
+        settings_of(first_image_size=320)
 
 
 def test_gradient_checkpointing_gives_the_same_weights(tmp_path: Path):

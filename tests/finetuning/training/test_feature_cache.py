@@ -142,8 +142,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(config: FinetuneConfig, monk
     ask = Run.stop_if_asked
 
     def stop_after_three_blocks(self: Run) -> None:
-        assert self.config.feature_cache is not None
-        if len(files(self.config.feature_cache)) == 3:
+        if len(files(Path(self.settings.probe.feature_cache))) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         ask(self)
 

@@ -18,7 +18,6 @@ from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.__main__ import main
 from resnet_hub.finetuning.batches.augment import AutoAugment
 from resnet_hub.finetuning.batches.sampler import EpochPlan
-from resnet_hub.finetuning.config.hyperrule import complete
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.engine.optimizer import make_optimizer, set_rate
 from resnet_hub.finetuning.machine.seeds import keyed_randomness
@@ -28,7 +27,7 @@ from resnet_hub.hub.loading import load_with_config
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.results import RunReport
 
-from ..conftest import ROOT
+from ..settings import settings_of
 from .test_best import prepared
 
 CONFIGS = ("rsb_a1", "rsb_a2", "rsb_a3", "torchvision_v2")
@@ -44,7 +43,7 @@ PREPROCESSING = Preprocessing(
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_published_recipe_runs_on_other_data_in_small(name: str, tmp_path: Path):
-    config, folder = ROOT / f"recipes/configs/{name}.yaml", tmp_path / "run"
+    folder = tmp_path / "run"
     smaller = {
         "dataset_name": "digits",
         "model": "my_resnet20",
@@ -56,7 +55,7 @@ def test_a_published_recipe_runs_on_other_data_in_small(name: str, tmp_path: Pat
         "warmup_steps": 1,
     }
     flags = [part for key, value in smaller.items() for part in (f"--{key}", str(value))]
-    assert main(["--config", str(config), *flags, "--output_dir", str(folder)]) == 0
+    assert main(["--recipe", name, *flags, "--output_dir", str(folder)]) == 0
     report = RunReport.load(folder / "report.json")
     assert report.recipe["gradient_accumulation_steps"] == 2
     assert report.train.steps == 3
@@ -98,15 +97,11 @@ def test_only_adamw_has_a_rule_for_its_rate():
 
 @pytest.mark.parametrize(("batch_size", "world_size", "micro"), [(None, 2, 1), (16, 2, 4), (50, 1, 3)])
 def test_the_images_of_a_step_are_shared_out_to_processes_and_micro_batches(batch_size, world_size, micro):
-    asked = FinetuneConfig(images_per_step=128, per_device_train_batch_size=batch_size)
-    config = complete(
-        asked,
-        num_train=1000,
-        multi_label=False,
-        model_image_size=224,
-        network_width=512,
-        world_size=world_size,
-    )
+    config = settings_of(
+        situation={"num_train": 1000, "world_size": world_size},
+        images_per_step=128,
+        per_device_train_batch_size=batch_size,
+    ).schedule
     assert config.images_per_step == 128
     assert config.gradient_accumulation_steps == micro
     assert config.per_device_train_batch_size == (batch_size or 64)
@@ -153,7 +148,7 @@ def test_training_images_may_be_smaller_than_those_of_evaluation(tmp_path: Path)
         tmp_path / "export",
         class_names=[str(digit) for digit in range(10)],
         preprocessing=run.preprocessing,
-        train_image_size=run.config.train_image_size,
+        train_image_size=run.settings.images.train_image_size,
     )
     again = load_with_config(folder)
     assert again.config.train_input_size == (3, 12, 12)

@@ -86,7 +86,7 @@ def test_a_run_without_steps_or_one_that_has_begun_has_no_rate_to_find(
         find_learning_rate(with_options(config, max_train_steps=None, num_train_epochs=0))
     assert not (tmp_path / "run").exists()
     run = prepare(config, PreemptionWatch())
-    run.folder.begin(run.config, facts=run.facts(), machine=run.machine.record(), bad_images=[])
+    run.folder.begin(run.settings.recorded, facts=run.facts(), machine=run.machine.record(), bad_images=[])
     with pytest.raises(ConfigError, match="has its rate already"):
         find_learning_rate(config)
 

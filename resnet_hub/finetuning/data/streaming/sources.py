@@ -10,7 +10,7 @@ import datasets
 import pyarrow.parquet as pq
 
 from resnet_hub.errors import DataError
-from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.data.image_column import ImageColumn
 from resnet_hub.finetuning.data.labels import Columns, find_columns
 from resnet_hub.finetuning.data.sources import find_builder, open_source, reading
@@ -47,7 +47,7 @@ class StreamSource:
     """The same, and changes with the place and the times of files on the disk too."""
 
 
-def open_stream(config: FinetuneConfig) -> StreamSource:
+def open_stream(config: DataOptions) -> StreamSource:
     """The data set that `config` names, to be streamed; DataError if there is none or it does not stream."""
     found = find_builder(config)
     if found is None:
@@ -64,7 +64,7 @@ def open_stream(config: FinetuneConfig) -> StreamSource:
     )
 
 
-def _open_mapped(config: FinetuneConfig) -> StreamSource:
+def _open_mapped(config: DataOptions) -> StreamSource:
     """Class folders, a saved data set or the digits: `datasets` maps them from the disk as they are."""
     source = open_source(config)
     features = next(iter(source.splits.values())).features
@@ -85,7 +85,7 @@ def _open_mapped(config: FinetuneConfig) -> StreamSource:
 
 
 def _open_parquet(
-    name: str, revision: str | None, builder: datasets.DatasetBuilder, config: FinetuneConfig
+    name: str, revision: str | None, builder: datasets.DatasetBuilder, config: DataOptions
 ) -> StreamSource:
     files = _files_of_splits(builder)
     with reading(name, is_hub=revision is not None):
@@ -113,7 +113,7 @@ def _open_parquet(
 
 
 def _open_remote_files(
-    name: str, revision: str | None, builder: datasets.DatasetBuilder, config: FinetuneConfig
+    name: str, revision: str | None, builder: datasets.DatasetBuilder, config: DataOptions
 ) -> StreamSource:
     """Image files on the Hub; what is kept on disk is the list of them, with their labels."""
     with reading(name, is_hub=revision is not None):
