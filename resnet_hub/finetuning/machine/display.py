@@ -1,12 +1,11 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+"""What a person sees during a run: a bar on a terminal, plain lines elsewhere."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_BEFORE_COUNTING = 2.0
@@ -18,7 +17,6 @@ class Display:
     def __init__(self, *, is_main: bool) -> None:
         self._console = Console(stderr=True, quiet=not is_main, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
-        self._task: TaskID | None = None
         self._last_line = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -27,15 +25,13 @@ class Display:
 
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show how far a preparation has come: what is given here is to be called with the number done.
+        """Show how far a preparation has come: call what this gives with the number done.
 
-        What is over in a moment is not mentioned.
+        A preparation that is over in a moment is not mentioned.
         """
         if self._console.is_terminal and not self._console.quiet:
-            columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            with Progress(*columns, console=self._console, transient=True) as bar:
-                task = bar.add_task(what, total=total)
-                yield lambda done: bar.update(task, completed=done)
+            with self._new_bar(what, total=total) as bar:
+                yield lambda done: bar.update(bar.task_ids[0], completed=done)
             return
         due = time.monotonic() + SECONDS_BEFORE_COUNTING
 
@@ -50,31 +46,29 @@ class Display:
     @contextmanager
     def training(self, *, total_steps: int, first_step: int) -> Iterator[None]:
         """Show the training steps while entered."""
-        if not (sys.stderr.isatty() and not self._console.quiet):
+        if not self._console.is_terminal or self._console.quiet:
             yield
             return
-        columns = (
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self._console, transient=True) as bar:
-            self._bar, self._task = (
-                bar,
-                bar.add_task("training", total=total_steps, completed=first_step, note=""),
-            )
+        with self._new_bar("training", total=total_steps) as bar:
+            bar.update(bar.task_ids[0], completed=first_step)
+            self._bar = bar
             try:
                 yield
             finally:
-                self._bar = self._task = None
+                self._bar = None
+
+    def _new_bar(self, what: str, *, total: int) -> Progress:
+        note = TextColumn("{task.fields[note]}")
+        columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), note, TimeRemainingColumn()
+        bar = Progress(*columns, console=self._console, transient=True)
+        bar.add_task(what, total=total, note="")
+        return bar
 
     def step(self, done: int, *, total: int, loss: float, images_per_second: float) -> None:
-        """Show that another step is done; without a terminal at most a line every few seconds."""
+        """Show that another step is done; without a terminal, a line every 15 seconds."""
         note = f"loss {loss:.3f}  {images_per_second:.0f} images/s"
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, note=note)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, note=note)
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self.say(f"  step {done}/{total}  {note}")

@@ -16,7 +16,6 @@ from resnet_hub.finetuning.machine.preemption import Preempted
 
 _KEY = "resnet_hub/ended/"
 _WAITS_IN_VAIN = "waits in vain"
-_NO_CAUSE = (None, _WAITS_IN_VAIN)
 _SECONDS_TO_SPEAK = 5.0  # how far apart processes notice that one of them is missing
 _TIMED_OUT = re.compile(r"timed? ?out|timeout", re.IGNORECASE)
 _CLOSED = re.compile(r"connection (was )?(closed|reset)|broken pipe|gloo|nccl", re.IGNORECASE)
@@ -55,6 +54,7 @@ def _is_of_a_collective(error: RuntimeError) -> bool:
 
 
 def _describe(error: RuntimeError) -> str:
+    """Which process was lost, and why, as far as it has told the others."""
     rank = dist.get_rank()
     said: dict[int, str | None] = {}
 
@@ -65,19 +65,20 @@ def _describe(error: RuntimeError) -> str:
     asking = Thread(target=ask, daemon=True)
     asking.start()
     asking.join(2 * _SECONDS_TO_SPEAK)
-    said = dict(said) or {
-        0: None
-    }  # where the answers are kept is in process 0, which may be the one that hangs
+    said = dict(said) or {0: None}  # process 0 keeps the answers, and may be the one that hangs
+    silent = [str(other) for other, cause in said.items() if cause is None]
     causes = [
-        f"process {other} ended with {cause}" for other, cause in said.items() if cause not in _NO_CAUSE
+        f"process {other} ended with {cause}"
+        for other, cause in said.items()
+        if cause not in (None, _WAITS_IN_VAIN)
     ]
     if not causes:
         verb = "does not answer" if _TIMED_OUT.search(str(error)) else "has ended"
-        silent = [str(other) for other, cause in said.items() if cause is None]
         causes = [f"process {' and '.join(silent) or 'of this run'} {verb}"]
+    first_line = str(error).strip().partition("\n")[0][:300]
     return (
-        f"Process {rank} cannot go on: {'; '.join(causes)}. What it printed is above. Once that is put "
-        f"right, the same command goes on from the newest checkpoint. ({_first_line(error)})"
+        f"Process {rank} cannot continue: {'; '.join(causes)}. What it printed is above. Once that is put "
+        f"right, the same command goes on from the newest checkpoint. ({first_line})"
     )
 
 
@@ -108,7 +109,3 @@ def _tell_torchrun(error: Exception) -> None:
     """Let its last lines show the message; without this they say only that there is none."""
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         get_error_handler().record_exception(error)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:300]

@@ -68,7 +68,7 @@ class Machine:
         device = self.accelerator.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
         processes = f"{self.world_size} processes" if self.world_size > 1 else "1 process"
-        norm = ", BatchNorm synchronised" if self.sync_batchnorm else ""
+        norm = ", BatchNorm synchronized" if self.sync_batchnorm else ""
         return (
             f"{name}, {processes}, {self.num_threads} threads each, "
             f"{_PRECISION_NAMES[self.precision]}, channels_last{norm}"

@@ -15,17 +15,17 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalised `input`, (batch, channels, height, width)."""
+        """Normalized `input`, (batch, channels, height, width)."""
         if not self.training:
             return super().forward(input)
         local_count = input.numel() // input.shape[1]
         count = float(all_reduce(input.new_tensor([local_count], dtype=torch.float64)))
         mean = all_reduce(input.float().sum(dim=(0, 2, 3))) / count
-        centred = input.float() - mean[:, None, None]
-        variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
+        centered = input.float() - mean[:, None, None]
+        variance = all_reduce(centered.square().sum(dim=(0, 2, 3))) / count
         self._update_running_statistics(mean.detach(), variance.detach(), count)
         scale = (self.weight * torch.rsqrt(variance + self.eps))[:, None, None]
-        return (centred * scale + self.bias[:, None, None]).to(input.dtype)
+        return (centered * scale + self.bias[:, None, None]).to(input.dtype)
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: float) -> None:
@@ -37,7 +37,7 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance * count / max(count - 1, 1), momentum)
 
 
-def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
+def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     """The model with every BatchNorm2d made synchronous; names and values of the weights stay the same."""
     if device.type != "cpu":
         return convert_sync_batchnorm(model)  # timm's knows timm's own BatchNorm layers
@@ -55,5 +55,5 @@ def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
             twin.train(child.training)
             setattr(model, name, twin)
         else:
-            synchronise_batchnorm(child, device)
+            synchronize_batchnorm(child, device)
     return model

@@ -21,7 +21,7 @@ from resnet_hub.finetuning.engine.stopwatch import SAVING, Stopwatch
 from resnet_hub.finetuning.engine.trainer import Progress, Trainer
 from resnet_hub.finetuning.network.averaging import EpochAverage, StepAverage, WeightAverage
 from resnet_hub.finetuning.network.freezing import train_all_but
-from resnet_hub.finetuning.network.sync_batchnorm import synchronise_batchnorm
+from resnet_hub.finetuning.network.sync_batchnorm import synchronize_batchnorm
 from resnet_hub.finetuning.run_folder.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -92,7 +92,7 @@ def start_or_resume(run: Run) -> Training:
     _check_same_everywhere(run, progress)
     network = network.to(memory_format=run.machine.memory_format)  # pyright: ignore[reportCallIssue]
     if run.machine.sync_batchnorm:
-        network = synchronise_batchnorm(network, run.machine.accelerator.device)
+        network = synchronize_batchnorm(network, run.machine.accelerator.device)
     average = _make_average(run, network, progress)
     trainer = _make_trainer(run, network, progress)
     if checkpoint is not None:
