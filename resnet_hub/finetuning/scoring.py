@@ -27,7 +27,7 @@ from resnet_hub.finetuning.network.class_matching import match_classes
 from resnet_hub.finetuning.report.metrics import probabilities, score_predictions
 from resnet_hub.finetuning.report.page import Page, render_page
 from resnet_hub.finetuning.report.predictions import Predictions, write_predictions
-from resnet_hub.finetuning.run_folder.folder import describe_environment
+from resnet_hub.finetuning.run_folder.environment import describe_environment
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.prediction.classify import class_names_of
 from resnet_hub.prediction.open_model import open_model

@@ -4,15 +4,9 @@ import errno
 import json
 import logging
 import os
-import platform
-import re
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +14,7 @@ from resnet_hub.errors import ConfigError
 from resnet_hub.files import check_can_hold_files, is_leftover, remove_leftovers, write_atomically
 from resnet_hub.finetuning.config.options import FinetuneConfig, Resume
 from resnet_hub.finetuning.config.yaml_file import load_config, plain_values, save_config
+from resnet_hub.finetuning.run_folder.environment import describe_environment, package_versions
 
 try:
     import fcntl
@@ -58,7 +53,7 @@ _FREE_TO_CHANGE = frozenset(
 BATCHES = ("per_device_train_batch_size", "gradient_accumulation_steps")
 """Options that decide which images BatchNorm sees together."""
 
-_TOLD = (*BATCHES, "torch_compile")
+_REPORTED = (*BATCHES, "torch_compile")
 
 RATE_RECORD, RATE_PICTURE = "learning_rate.json", "learning_rate.png"
 
@@ -69,81 +64,36 @@ _STARTING_FILES = frozenset(
 )
 
 
+class _Below:
+    """The path of a file or folder of a run, by its name there."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, folder: "RunFolder", owner: type) -> Path:
+        return folder.path / self._name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths of a run's files, and the only place that writes its records."""
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        """The resolved configuration."""
-        return self.path / "config.yaml"
-
-    @property
-    def environment(self) -> Path:
-        """Versions, machine and command."""
-        return self.path / "environment.json"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object per event."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def report(self) -> Path:
-        """The record of what was measured; its presence says that the run is finished."""
-        return self.path / "report.json"
-
-    @property
-    def published(self) -> Path:
-        """Where the run was published, if it was."""
-        return self.path / "published.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def bad_images(self) -> Path:
-        """The images that were left out, one JSON object each; absent if there are none."""
-        return self.path / "bad_images.jsonl"
-
-    @property
-    def plots(self) -> Path:
-        """Folder of the pictures."""
-        return self.path / "plots"
-
-    @property
-    def examples(self) -> Path:
-        """Folder of the pictures of mistakes and of hard examples, `<split>-<row>.webp`."""
-        return self.plots / "examples"
-
-    @property
-    def page(self) -> Path:
-        """The report for a person, one file that can be sent as it is."""
-        return self.path / "report.html"
-
-    @property
-    def predictions(self) -> Path:
-        """Table of predictions on the validation and test images."""
-        return self.path / "predictions.parquet"
-
-    @property
-    def rate_record(self) -> Path:
-        """What a search of the learning rate found, before the run."""
-        return self.path / RATE_RECORD
-
-    @property
-    def rate_picture(self) -> Path:
-        """The loss over the rate in that search."""
-        return self.path / RATE_PICTURE
-
-    @property
-    def export(self) -> Path:
-        """Folder of the exported model."""
-        return self.path / "export"
+    config = _Below("config.yaml")  # the resolved configuration
+    environment = _Below("environment.json")  # versions, machine and command
+    metrics = _Below("metrics.jsonl")  # one JSON object per event
+    report = _Below("report.json")  # measurements; the run is finished once it is there
+    published = _Below("published.json")  # where the run was published, if it was
+    checkpoints = _Below("checkpoints")
+    bad_images = _Below("bad_images.jsonl")  # images left out, one JSON object each; absent if there are none
+    plots = _Below("plots")
+    examples = _Below("plots/examples")  # mistakes and hard examples, `<split>-<row>.webp`
+    page = _Below("report.html")  # the report for a person, one file that can be sent as it is
+    predictions = _Below("predictions.parquet")  # on the validation and test images
+    rate_record = _Below(RATE_RECORD)  # of a search of the learning rate, before the run
+    rate_picture = _Below(RATE_PICTURE)
+    export = _Below("export")  # the exported model
 
     def check_usable(self, resume: Resume) -> None:
         """Raise ConfigError if a run may not use this folder; writes nothing."""
@@ -274,9 +224,9 @@ class RunFolder:
         """Before and now of what is not as when the run began: machine, packages, batches, compiling."""
         begun = json.loads(self.environment.read_text(encoding="utf-8"))
         options_begun = plain_values(FinetuneConfig(**load_config(self.config)))
-        before = begun["machine"] | begun["versions"] | {name: options_begun[name] for name in _TOLD}
+        before = begun["machine"] | begun["versions"] | {name: options_begun[name] for name in _REPORTED}
         options = plain_values(config)
-        now = dict(machine) | _versions() | {name: options[name] for name in _TOLD}
+        now = dict(machine) | package_versions() | {name: options[name] for name in _REPORTED}
         return {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
 
     def write_bad_images(self, images: Sequence[Mapping[str, Any]]) -> None:
@@ -296,34 +246,6 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
-
-
-def describe_environment() -> dict[str, Any]:
-    """Versions, system, git commit and command, with no name of a person or host, and no token."""
-    is_checkout = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    return {
-        "versions": _versions(),
-        "system": platform.platform(),
-        "git_commit": _git("rev-parse", "HEAD") if is_checkout else None,
-        "git_dirty": bool(_git("status", "--porcelain")) if is_checkout else None,
-        "command": re.sub(r"hf_[A-Za-z0-9]{20,}", "hf_***", command),
-    }
-
-
-def _versions() -> dict[str, str]:
-    packages = ("resnet_hub", "torch", "torchvision", "timm", "accelerate", "datasets", "huggingface_hub")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says in the folder of this package; None where it says nothing or there is no git."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
 
 
 def _as_line(record: Mapping[str, Any]) -> str:

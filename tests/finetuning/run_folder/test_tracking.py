@@ -163,8 +163,16 @@ def test_all_trackers_are_those_that_are_installed(tmp_path: Path):
 
 def test_a_tracker_that_is_not_installed_is_refused_with_what_to_type():
     AcceleratorState._reset_state(reset_partial_state=True)  # as in the command, where it is the first thing
-    with pytest.raises(ConfigError, match="--report_to dvclive: install it first: pip install dvclive"):
+    with pytest.raises(ConfigError, match=r"--report_to dvclive .* pip install dvclive"):
         check_trackers("dvclive")
+
+
+def test_an_unknown_tracker_is_refused_with_those_that_are_installed_and_the_usual_ones():
+    with pytest.raises(ConfigError) as refused:
+        check_trackers("nonsense")
+    assert "Installed: tensorboard; after `pip install NAME` also wandb, trackio, mlflow" in str(
+        refused.value
+    )
 
 
 def test_all_trackers_where_none_is_installed_are_refused_with_what_to_install(monkeypatch):
