@@ -5,7 +5,7 @@ Standard library only, so that a card can be rendered where nothing else is inst
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,22 @@ from resnet_hub.errors import UserError
 from resnet_hub.files import write_atomically
 
 _Z_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+
+# Options that do nothing in a run without training steps (`--recipe quick`).
+_OF_AUGMENTATION = frozenset(
+    {"augmentation", "strong_augmentation", "auto_augment", "color_jitter", "horizontal_flip"}
+    | {"random_erasing", "train_image_size"}
+)
+_OF_STEPS = frozenset(
+    {"mixup", "cutmix", "repeated_augmentation", "first_image_size", "low_resolution_first"}
+    | {"max_train_steps", "max_minutes", "images_per_step", "per_device_train_batch_size"}
+    | {"gradient_accumulation_steps", "gradient_checkpointing", "max_grad_norm", "optimizer"}
+    | {"learning_rate", "weight_decay", "warmup_steps", "layer_decay", "long_schedule"}
+    | {"loss", "bce_target_threshold", "label_smoothing", "drop_path_rate", "frozen_stages"}
+    | {"gradual_unfreezing", "teacher_model", "distillation_weight", "distillation_temperature"}
+    | {"ema", "ema_decay", "average_last_epochs", "reestimate_batchnorm", "metric_for_best_model"}
+    | {"early_stopping_epochs", "checkpoint_minutes", "sync_batchnorm", "torch_compile"}
+)
 
 
 def wilson_interval(correct: float, total: int) -> tuple[float, float]:
@@ -83,7 +99,56 @@ class TrainRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunReport:
+class DatasetRecord:
+    """Which data set a record is about; every record that is about one has these fields."""
+
+    dataset: str
+    """Its name, or a title that the user gave it."""
+    dataset_revision: str | None = None
+    """Commit of the Hub data set; None for one from anywhere else."""
+    class_names: tuple[str, ...]
+    """In the order of the network's outputs."""
+    multi_label: bool = False
+    """Whether an image has any number of labels."""
+
+    def dataset_fields(self) -> dict[str, Any]:
+        """These fields alone, to make another record about the same data set."""
+        return {each.name: getattr(self, each.name) for each in fields(DatasetRecord)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedWeights:
+    """Which weights of a run were exported: the best on validation, or the last where there is none."""
+
+    epoch: int
+    """0 for the linear probe, which was fitted before the first epoch."""
+    metric: str
+    """What the best ones were chosen by."""
+    linear_probe_score: float | None = None
+    """The metric of the linear probe; None where no probe was fitted, or nothing could be validated."""
+    best_epoch_score: float | None = None
+    """The metric of the best trained epoch, likewise."""
+
+    def describe(self, num_epochs: int) -> str:
+        """The weights in a line, and what to try where `num_epochs` of training did not beat the probe."""
+        if self.epoch:
+            is_last = self.best_epoch_score is None
+            return f"epoch {self.epoch} of {num_epochs}" + (", the last: no validation split" * is_last)
+        if not num_epochs:
+            return "linear probe"
+        probe, trained = (
+            "no number" if score is None else f"{score:.4f}"
+            for score in (self.linear_probe_score, self.best_epoch_score)
+        )
+        return (
+            f"linear probe. Training did not beat it: validation {self.metric.replace('_', ' ')} is {probe} "
+            f"before training and {trained} in the best epoch. Try more epochs (--num_train_epochs), a lower "
+            "--learning_rate, or --recipe quick, which stops at the linear probe."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport(DatasetRecord):
     """Everything that is claimed of one run; `report.json` is this record."""
 
     model: str
@@ -91,11 +156,7 @@ class RunReport:
     base_model: str | None
     """Hub repository (or file) of the weights that training started from; None from scratch."""
     base_license: str | None
-    dataset: str
-    dataset_revision: str | None
     num_classes: int
-    class_names: tuple[str, ...]
-    multi_label: bool
     image_size: int
     splits: dict[str, SplitRecord]
     validation: Score | None
@@ -104,12 +165,30 @@ class RunReport:
     train: TrainRecord
     seed: int
     resumed_from_step: int | None
+    num_parameters: int | None = None
+    """Of the exported network; None in reports from before it was recorded, as is `exported`."""
+    exported: ExportedWeights | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     """The resolved configuration, as `config.yaml` has it."""
+    asked: dict[str, Any] = field(default_factory=dict)
+    """What of it the user gave; the rest are defaults and decisions of the rule."""
     environment: dict[str, Any] = field(default_factory=dict)
     """Versions, device, precision and number of processes, as `environment.json` has them."""
     data: dict[str, Any] = field(default_factory=dict)
     """What was understood of the data set: columns, images per class, sizes, kinds, notes."""
+
+    @property
+    def applied_recipe(self) -> dict[str, Any]:
+        """The options that had an effect: without steps, none of the optimizer or of augmentation."""
+        if self.train.steps:
+            return self.recipe
+        idle = _OF_STEPS if self.recipe.get("feature_views", 1) > 1 else _OF_STEPS | _OF_AUGMENTATION
+        return {name: value for name, value in self.recipe.items() if name not in idle}
+
+    @property
+    def exported_text(self) -> str:
+        """Which weights were exported, in a line; empty where the report does not know."""
+        return "" if self.exported is None else self.exported.describe(self.train.epochs)
 
     def save(self, path: Path) -> None:
         """Write the report as JSON that a person can read too; it appears whole or not at all."""
@@ -128,17 +207,19 @@ class RunReport:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunReport":
         """Rebuild the record from what `json.loads` gives."""
-        fields = dict(values)
-        fields["class_names"] = tuple(fields["class_names"])
-        fields["splits"] = {name: SplitRecord(**split) for name, split in fields["splits"].items()}
-        fields["train"] = TrainRecord(**fields["train"])
+        found = dict(values)
+        found["class_names"] = tuple(found["class_names"])
+        found["splits"] = {name: SplitRecord(**split) for name, split in found["splits"].items()}
+        found["train"] = TrainRecord(**found["train"])
         for split in ("validation", "test"):
-            fields[split] = None if fields[split] is None else _score_from_dict(fields[split])
-        return cls(**fields)
+            found[split] = None if found[split] is None else _score_from_dict(found[split])
+        if found.get("exported") is not None:
+            found["exported"] = ExportedWeights(**found["exported"])
+        return cls(**found)
 
 
 def _score_from_dict(values: dict[str, Any]) -> Score:
-    fields = dict(values)
-    fields["accuracy_interval_95"] = tuple(fields["accuracy_interval_95"])
-    fields["per_class"] = tuple(ClassScore(**row) for row in fields["per_class"])
-    return Score(**fields)
+    found = dict(values)
+    found["accuracy_interval_95"] = tuple(found["accuracy_interval_95"])
+    found["per_class"] = tuple(ClassScore(**row) for row in found["per_class"])
+    return Score(**found)

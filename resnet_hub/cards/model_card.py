@@ -157,6 +157,7 @@ def public_report(report: RunReport) -> RunReport:
         dataset=_public(report.dataset),
         base_model=_public(report.base_model),
         recipe=_public(report.recipe),
+        asked=_public(report.asked),
         environment=_public(report.environment),
         data=_public(report.data),
         splits={name: replace(split, how=_public(split.how)) for name, split in report.splits.items()},
@@ -201,7 +202,7 @@ def _card_values(report: RunReport | None, facts: CardFacts) -> dict[str, Any]:
         "transformers_source": source or ".",
         "model_rows": _model_rows(facts),
         "training_rows": [] if report is None else _training_rows(report),
-        "recipe_rows": [] if report is None else _flat(report.recipe),
+        "recipe_rows": [] if report is None else _flat(report.applied_recipe),
         "environment_rows": [] if report is None else _flat(report.environment),
         "class_rows": class_rows,
         "class_rows_left": class_rows_left,
@@ -269,8 +270,11 @@ def _training_rows(report: RunReport) -> list[tuple[str, str]]:
     ]
     return [
         *rows,
-        ("Epochs", str(report.train.epochs)),
-        ("Steps", f"{report.train.steps:,}"),
+        *([("Exported weights", text(report.exported_text, limit=400))] if report.exported else []),
+        *(
+            [("Epochs", str(report.train.epochs)), ("Steps", f"{report.train.steps:,}")]
+            * bool(report.train.steps)
+        ),
         ("Seconds", f"{report.train.seconds:,.1f}"),
         ("Images per second", f"{report.train.images_per_second:,.1f}"),
         ("Seed", str(report.seed)),

@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,17 +13,19 @@ from torch import Tensor
 
 from resnet_hub.errors import HubError, RunError
 from resnet_hub.files import write_atomically
+from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.config.yaml_file import plain_values
 from resnet_hub.finetuning.data.load import Split
 from resnet_hub.finetuning.engine.step import TrainingDivergedError
 from resnet_hub.finetuning.machine.display import Display
 from resnet_hub.finetuning.report.figures import (
     MAX_DRAWN_CLASSES,
-    draw_confusion_matrix,
-    draw_learning_curves,
+    confusion_matrix,
+    learning_curves,
+    save_figure,
 )
 from resnet_hub.finetuning.report.html import as_webp
-from resnet_hub.finetuning.report.metrics import confusion, probabilities, score_predictions, value_of
+from resnet_hub.finetuning.report.metrics import confusion_counts, probabilities, score_predictions, value_of
 from resnet_hub.finetuning.report.page import PICTURE_SIZE, PICTURES_SHOWN, page_of_run, render_page
 from resnet_hub.finetuning.report.predictions import Predictions, write_predictions
 from resnet_hub.finetuning.run_folder.folder import RunFolder
@@ -30,7 +33,7 @@ from resnet_hub.finetuning.training.context import Run
 from resnet_hub.finetuning.training.evaluation import evaluate
 from resnet_hub.finetuning.training.state import Training
 from resnet_hub.hub import push_folder, save_folder
-from resnet_hub.results import RunReport, Score, SplitRecord, TrainRecord
+from resnet_hub.results import ExportedWeights, RunReport, Score, SplitRecord, TrainRecord
 
 logger = logging.getLogger(__name__)
 
@@ -98,13 +101,13 @@ def write_results(run: Run, training: Training, report: RunReport, logits: dict[
     figures: dict[str, Path] = {}
     events = folder.events()
     if any(event["event"] == "train" for event in events):
-        figures["Learning curves"] = draw_learning_curves(events, folder.plots / "learning_curves.png")
-    shown = next((name for name in reversed(_EVALUATED) if name in logits), None)
-    if shown is not None and not run.data.multi_label and len(report.class_names) <= MAX_DRAWN_CLASSES:
-        labels = torch.as_tensor(_split(run, shown).labels)
-        counts = confusion(logits[shown], labels)
-        path = folder.plots / f"confusion_{shown}.png"
-        figures[f"Confusion matrix ({shown})"] = draw_confusion_matrix(counts, report.class_names, path)
+        drawn = learning_curves(events, kept_epoch=training.progress.best_epoch)
+        figures["Learning curves"] = save_figure(drawn, folder.plots / "learning_curves.png")
+    if predictions and not report.multi_label and len(report.class_names) <= MAX_DRAWN_CLASSES:
+        shown = predictions[-1]
+        drawn = confusion_matrix(confusion_counts(shown), report.class_names)
+        path = folder.plots / f"confusion_{shown.split}.png"
+        figures[f"Confusion matrix ({shown.split})"] = save_figure(drawn, path)
     _write_example(run, folder.path / EXAMPLE)
     save_folder(
         training.network,
@@ -148,14 +151,11 @@ def _make_report(run: Run, training: Training, scores: dict[str, Score | None]) 
     training.trainer.stopwatch.settle()
     environment = json.loads(run.folder.environment.read_text(encoding="utf-8"))
     return RunReport(
+        **data.dataset_fields(),
         model=run.origin.name,
         base_model=run.origin.base_model,
         base_license=run.origin.base_license,
-        dataset=data.name,
-        dataset_revision=data.revision,
         num_classes=len(data.class_names),
-        class_names=data.class_names,
-        multi_label=data.multi_label,
         image_size=run.preprocessing.image_size[0],
         splits={
             name: SplitRecord(num_images=len(_split(run, name)), how=_split(run, name).how)
@@ -171,12 +171,33 @@ def _make_report(run: Run, training: Training, scores: dict[str, Score | None]) 
             images_per_second=round(progress.images / progress.seconds, 2),
             station_seconds={name: round(spent, 3) for name, spent in progress.station_seconds.items()},
         ),
+        num_parameters=sum(tensor.numel() for tensor in training.network.parameters()),
+        exported=_exported(run, training),
         seed=run.settings.seed,
         resumed_from_step=training.resumed_from_step,
         recipe=plain_values(run.settings.recorded),
+        asked=_asked(run),
         environment=environment,
         data=data.facts.record(),
     )
+
+
+def _exported(run: Run, training: Training) -> ExportedWeights:
+    progress, metric = training.progress, run.settings.selection.metric_for_best_model
+    sign = -1 if metric == "loss" else 1
+    probe, trained = (
+        None if value is None else sign * value
+        for value in (progress.linear_probe_score, progress.best_epoch_score)
+    )
+    return ExportedWeights(
+        epoch=progress.best_epoch, metric=metric, linear_probe_score=probe, best_epoch_score=trained
+    )
+
+
+def _asked(run: Run) -> dict[str, Any]:
+    """The options that are not as they come, as plain values."""
+    defaults = plain_values(FinetuneConfig())
+    return {name: value for name, value in plain_values(run.asked).items() if value != defaults[name]}
 
 
 def _predictions(run: Run, name: str, logits: Tensor) -> Predictions:
@@ -224,8 +245,8 @@ def summarise(report: RunReport) -> str:
             for name, score in (("validation", report.validation), ("test", report.test))
             if score is not None
         ),
-        f"training   {report.train.epochs} epochs, {report.train.seconds:.0f} s, "
-        f"{report.train.images_per_second:.0f} images/s",
+        f"training   {_describe_training(report.train)}",
+        f"exported   {report.exported_text}",
         "",
         *([f"page       {folder.page}"] if folder.page.is_file() else []),
         f"report     {folder.report}",
@@ -239,6 +260,11 @@ def summarise(report: RunReport) -> str:
         f"    print(resnet_hub.classify(model, {str(folder.path / EXAMPLE)!r}))",
     ]
     return "\n".join(lines)
+
+
+def _describe_training(train: TrainRecord) -> str:
+    epochs = f"{train.epochs} epochs, " if train.epochs else ""
+    return f"{epochs}{train.seconds:.0f} s, {train.images_per_second:.0f} images/s"
 
 
 def _describe(score: Score) -> str:

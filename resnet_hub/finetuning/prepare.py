@@ -23,7 +23,7 @@ from resnet_hub.finetuning.batches.cache_folder import check_cache_folder
 from resnet_hub.finetuning.batches.memory_cache import KeptViews
 from resnet_hub.finetuning.batches.sampler import EpochPlan
 from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
-from resnet_hub.finetuning.config.hyperrule import SMALL_IMAGE, Situation, decide
+from resnet_hub.finetuning.config.hyperrule import Situation, decide
 from resnet_hub.finetuning.config.options import FinetuneConfig, with_options
 from resnet_hub.finetuning.config.settings import Settings
 from resnet_hub.finetuning.data.image_facts import FactsMemory
@@ -78,6 +78,7 @@ def prepare(asked: FinetuneConfig, watch: PreemptionWatch) -> Run:
         model, image_size=settings.images.image_size, crop_fraction=asked.crop_pct
     )
     run = Run(
+        asked=asked,
         settings=settings,
         machine=machine,
         folder=folder,
@@ -280,20 +281,29 @@ def _summary(run: Run) -> str:
     config = run.settings.recorded
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
     start = f"from {run.origin.base_model or run.origin.name}" if config.pretrained else "from scratch"
-    size = "px, small-image augmentation" if run.preprocessing.image_size[0] <= SMALL_IMAGE else "px"
-    fitted = "fc fitted first, " if config.fit_fc_first else ""
     return "\n".join(
         (
             f"machine   {run.machine.describe()}, {run.loading.num_workers} loader processes",
             f"model     {run.origin.name}, {parameters / 1e6:.2f} M parameters, {start}, new fc for "
-            f"{len(run.data.class_names)} classes, {config.image_size} {size}",
-            f"training  {fitted}{config.num_train_epochs} epochs, {run.total_steps} steps of "
-            f"{run.plan.global_batch_size} images, peak rate {config.learning_rate:.2g}, "
-            f"{config.warmup_steps} warm-up steps, weight decay {config.weight_decay}, "
-            f"label smoothing {config.label_smoothing}, augmentation {config.augmentation}"
-            + "".join(f", {extra}" for extra in _unusual_options(config)),
+            f"{len(run.data.class_names)} classes, {config.image_size} px",
+            f"training  {_training_summary(run)}",
             f"folder    {run.folder.path}",
         )
+    )
+
+
+def _training_summary(run: Run) -> str:
+    config = run.settings.recorded
+    if not run.total_steps:
+        views = f", {config.feature_views} views of each image" if config.feature_views > 1 else ""
+        weights = f", class weights {config.class_weights}" if config.class_weights != "none" else ""
+        return f"linear probe: fc is fitted to features of the frozen network{views}{weights}"
+    return (
+        f"{'linear probe first, ' if config.fit_fc_first else ''}{config.num_train_epochs} epochs, "
+        f"{run.total_steps} steps of {run.plan.global_batch_size} images, "
+        f"peak rate {config.learning_rate:.2g}, {config.warmup_steps} warm-up steps, "
+        f"weight decay {config.weight_decay}, label smoothing {config.label_smoothing}, "
+        f"augmentation {config.augmentation}" + "".join(f", {extra}" for extra in _unusual_options(config))
     )
 
 

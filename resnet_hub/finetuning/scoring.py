@@ -31,7 +31,7 @@ from resnet_hub.finetuning.run_folder.environment import describe_environment
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.prediction.classify import class_names_of
 from resnet_hub.prediction.open_model import open_model
-from resnet_hub.results import Score, SplitRecord
+from resnet_hub.results import DatasetRecord, Score, SplitRecord
 
 Augmentation = Literal["none", "flip"]
 SCORES, PREDICTIONS = "scores.json", "predictions.parquet"
@@ -58,15 +58,12 @@ class ValidationRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationResult:
-    """What `scores.json` holds."""
+class ValidationResult(DatasetRecord):
+    """What `scores.json` holds; the classes are the model's."""
 
     model: str
-    dataset: str
-    dataset_revision: str | None
     num_classes: int
-    class_names: tuple[str, ...]
-    multi_label: bool
+    num_parameters: int
     image_size: int
     crop_fraction: float
     test_time_augmentation: Augmentation
@@ -81,11 +78,7 @@ class ValidationResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Data:
-    name: str
-    revision: str | None
-    class_names: tuple[str, ...]
-    multi_label: bool
+class _Data(DatasetRecord):
     splits: dict[str, Split]
 
 
@@ -102,7 +95,7 @@ def validate(request: ValidationRequest) -> tuple[ValidationResult, list[Predict
     if data.multi_label != is_multi_label:
         kinds = {True: "any number of labels", False: "a single label"}
         raise DataError(
-            f"The images of {data.name} have {kinds[data.multi_label]} each, and the model gives "
+            f"The images of {data.dataset} have {kinds[data.multi_label]} each, and the model gives "
             f"{kinds[is_multi_label]}."
         )
     places = match_classes(data.class_names, class_names)
@@ -116,12 +109,13 @@ def validate(request: ValidationRequest) -> tuple[ValidationResult, list[Predict
         shares = probabilities(logits, multi_label=is_multi_label).numpy()
         predictions.append(Predictions(split=name, rows=split.rows, labels=labels, probabilities=shares))
     result = ValidationResult(
-        model=request.model,
-        dataset=data.name,
-        dataset_revision=data.revision,
-        num_classes=len(class_names),
+        dataset=data.dataset,
+        dataset_revision=data.dataset_revision,
         class_names=class_names,
         multi_label=is_multi_label,
+        model=request.model,
+        num_classes=len(class_names),
+        num_parameters=sum(tensor.numel() for tensor in model.parameters()),
         image_size=preprocessing.image_size[0],
         crop_fraction=preprocessing.crop_fraction,
         test_time_augmentation=request.test_time_augmentation,
@@ -144,18 +138,16 @@ def save_result(folder: Path, result: ValidationResult, predictions: list[Predic
 def page_of_validation(result: ValidationResult, predictions: list[Predictions]) -> Page:
     """The page of a model that was scored and not trained: no curves, and images by their rows alone."""
     return Page(
+        **result.dataset_fields(),
         model=result.model,
-        dataset=result.dataset,
-        dataset_revision=result.dataset_revision,
-        class_names=result.class_names,
-        multi_label=result.multi_label,
+        num_parameters=result.num_parameters,
         scores=result.scores,
         splits={
             name: SplitRecord(num_images=score.num_images, how=result.splits[name])
             for name, score in result.scores.items()
         },
         environment=result.environment,
-        commands={"What was typed": result.environment["command"]},
+        commands={"Command": result.environment["command"]},
         predictions=predictions[-1],
     )
 
@@ -185,7 +177,7 @@ def _load_run_data(request: ValidationRequest) -> _Data:
     facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["facts"]
     if facts["data_fingerprint"] != data.fingerprint:
         raise DataError(
-            f"The data set {data.name} is no longer the one that {folder} was trained and measured on. To "
+            f"The data set {data.dataset} is no longer the one that {folder} was trained and measured on. To "
             "score the model on it as it is now, name it: --dataset_name and --split."
         )
     splits = data.evaluated
@@ -197,20 +189,14 @@ def _load_run_data(request: ValidationRequest) -> _Data:
         raise DataError(
             f"{folder} has neither a validation nor a test split. Name one: --dataset_name, --split."
         )
-    return _Data(
-        name=data.name,
-        revision=data.revision,
-        class_names=data.class_names,
-        multi_label=data.multi_label,
-        splits=splits,
-    )
+    return _Data(**data.dataset_fields(), splits=splits)
 
 
 def _load_named_data(request: ValidationRequest, config: DataOptions) -> _Data:
     loaded = load_split(config, request.split)
     return _Data(
-        name=loaded.source.name,
-        revision=loaded.source.revision,
+        dataset=loaded.source.name,
+        dataset_revision=loaded.source.revision,
         class_names=loaded.labels.class_names,
         multi_label=loaded.labels.multi_label,
         splits={loaded.split.name: loaded.split},

@@ -25,7 +25,7 @@ from resnet_hub.cards.model_card import (
 from resnet_hub.hub import current_card, refresh_card, save_folder
 from resnet_hub.models.my_resnet import register_variant
 from resnet_hub.models.variant import Variant
-from resnet_hub.results import ClassScore, RunReport, Score, SplitRecord, TrainRecord
+from resnet_hub.results import ClassScore, ExportedWeights, RunReport, Score, SplitRecord, TrainRecord
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
@@ -130,6 +130,22 @@ def test_the_text_states_the_scores_with_interval_and_number_of_images():
     assert "| beagle | 50 | 90.00 % | 80.00 % | 0.8470 |" in card
     assert "| Images per second | 91.6 |" in card
     assert "| optim.learning_rate | 0.001 |" in card
+
+
+def test_the_card_names_the_exported_weights_and_what_a_linear_probe_did_not_use_is_left_out():
+    recipe = {"learning_rate": 0.001, "weight_decay": 0.05, "augmentation": "light", "seed": 7}
+    probe = ExportedWeights(epoch=0, metric="accuracy", linear_probe_score=0.9)
+    quick = TrainRecord(epochs=0, steps=0, seconds=1.5, images_per_second=99.0)
+    card = render_card(report(recipe=recipe, exported=probe, train=quick), facts())
+    assert "| Exported weights | linear probe |" in card
+    assert "| seed | 7 |" in card
+    assert not [word for word in (*recipe, "Epochs", "Steps") if f"| {word} |" in card and word != "seed"]
+    beaten = ExportedWeights(epoch=0, metric="accuracy", linear_probe_score=1.0, best_epoch_score=0.89)
+    card = render_card(report(recipe=recipe, exported=beaten), facts())
+    assert "Training did not beat it: validation accuracy is 1.0000 before training and 0.8900" in card
+    assert "| learning_rate | 0.001 |" in card
+    best = ExportedWeights(epoch=3, metric="accuracy", linear_probe_score=0.9, best_epoch_score=0.95)
+    assert "| Exported weights | epoch 3 of 8 |" in render_card(report(exported=best), facts())
 
 
 def test_a_change_of_any_number_changes_the_card():

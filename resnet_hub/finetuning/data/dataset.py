@@ -12,6 +12,7 @@ from resnet_hub.finetuning.data.facts import DataFacts, describe
 from resnet_hub.finetuning.data.roles import place_of
 from resnet_hub.finetuning.data.split import Split
 from resnet_hub.finetuning.data.streaming.stream import TrainStream
+from resnet_hub.results import DatasetRecord
 
 SHOWN = 10  # bad images in an error message
 
@@ -34,14 +35,9 @@ class BadImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageData:
+class ImageData(DatasetRecord):
     """A data set ready for training: splits, classes, and what was understood."""
 
-    name: str
-    revision: str | None
-    class_names: tuple[str, ...]
-    """In the order of the network's outputs."""
-    multi_label: bool
     train: Split | TrainStream
     validation: Split | None
     test: Split | None
@@ -80,7 +76,7 @@ class ImageData:
 
     def table(self) -> str:
         """What was understood, as a table for a terminal."""
-        title = self.name + (f" at {self.revision[:12]}" if self.revision else "")
+        title = self.dataset + (f" at {self.dataset_revision[:12]}" if self.dataset_revision else "")
         return describe(title, self.class_names, self.splits, self.facts, num_bad=len(self.bad_images))
 
 

@@ -60,8 +60,8 @@ def load_data(config: DataOptions, inspect: Inspector | None = None) -> ImageDat
     readable = {name: without_bad(split) for name, split in found.items()}
     splits = take_missing_splits(readable, labels, config)
     return ImageData(
-        name=source.name,
-        revision=source.revision,
+        dataset=source.name,
+        dataset_revision=source.revision,
         class_names=labels.class_names,
         multi_label=labels.multi_label,
         train=splits["train"],

@@ -102,8 +102,8 @@ def _understand(
     bad_images = find_bad_images(found, source.split_sizes, config.max_bad_images, numbers=numbers)
     splits = {name: without_bad(split) for name, split in found.items()}
     return ImageData(
-        name=source.name,
-        revision=source.revision,
+        dataset=source.name,
+        dataset_revision=source.revision,
         class_names=reader.class_names,
         multi_label=reader.multi_label,
         train=stream,

@@ -149,7 +149,9 @@ def _open_class_folders(config: DataOptions) -> Source:
             ),
         )
         splits = _as_splits(found)
-    return Source(name=folders["train"].name, revision=None, splits=splits, folders=tuple(folders.values()))
+    train = folders["train"]
+    name = train.parent.name if train.name.lower() in ("train", "training") else train.name
+    return Source(name=name or train.name, revision=None, splits=splits, folders=tuple(folders.values()))
 
 
 def _open_folder(name: str, folder: Path, config: DataOptions) -> Source:

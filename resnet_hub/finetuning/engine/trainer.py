@@ -41,6 +41,9 @@ class Progress:
     """By the metric that the best weights are chosen by; higher is better."""
     best_loss: float = math.inf
     best_epoch: int = 0
+    linear_probe_score: float | None = None
+    best_epoch_score: float | None = None
+    """By the same metric, of the best trained epoch, whether or not it beat the linear probe."""
     recent_losses: list[float] = field(default_factory=list)
     """Losses of the steps since the last event, so that a resumed run logs what an uninterrupted one does."""
     parts: int = 1

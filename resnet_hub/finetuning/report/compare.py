@@ -8,7 +8,8 @@ import numpy as np
 from scipy.stats import binomtest
 
 from resnet_hub.errors import ConfigError
-from resnet_hub.finetuning.report import page_figures
+from resnet_hub.finetuning.report import figures
+from resnet_hub.finetuning.report.figures import as_svg
 from resnet_hub.finetuning.report.html import document
 from resnet_hub.finetuning.report.page_tables import text
 from resnet_hub.finetuning.report.predictions import Predictions, read_predictions
@@ -121,16 +122,18 @@ def comparison_page(comparison: Comparison) -> str:
     runs = comparison.runs
     events = {run.name: run.folder.events() for run in runs}
     scores = {run.name: run.score for run in runs if run.score is not None}
-    figures = {
-        "Validation accuracy over the epochs.": page_figures.accuracy_curve(events),
-        "Loss over the epochs: training drawn through, validation dashed.": page_figures.loss_curve(events),
+    curves = {
+        "Validation accuracy over the epochs.": figures.accuracy_curve(events),
+        "Loss over the epochs: training dashed, validation drawn through.": figures.loss_curve(events),
     }
     return document(
         "compare.html",
         title=f"{len(runs)} runs compared",
         comparison=comparison,
-        intervals=page_figures.accuracy_intervals(scores) if scores else None,
-        curves={caption: figure for caption, figure in figures.items() if figure is not None},
+        intervals=as_svg(figures.accuracy_intervals(scores), "Accuracy with its interval")
+        if scores
+        else None,
+        curves={caption: as_svg(figure, caption) for caption, figure in curves.items() if figure is not None},
         sentences=[describe_test(test, comparison.split or "") for test in comparison.tests],
     )
 
@@ -145,8 +148,8 @@ def _finished_run(path: Path) -> RunFolder:
         )
     if folder.config.is_file():
         raise ConfigError(
-            f"{path} holds an unfinished run: there is no report.json yet. The command that began it goes on "
-            f"with it: --config {folder.config}"
+            f"{path} holds an unfinished run: there is no report.json yet. Resume it with the command that "
+            f"started it: --config {folder.config}"
         )
     found = sorted(entry.name for entry in path.iterdir())
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -179,13 +182,8 @@ def _different_options(reports: Sequence[RunReport]) -> dict[str, tuple[str, ...
 
 def _same_images(first: ComparedRun, other: ComparedRun) -> bool:
     mine, theirs = first.predictions, other.predictions
-    same_data = (first.report.dataset, first.report.dataset_revision, first.report.class_names) == (
-        other.report.dataset,
-        other.report.dataset_revision,
-        other.report.class_names,
-    )
     return (
-        same_data
+        first.report.dataset_fields() == other.report.dataset_fields()
         and mine is not None
         and theirs is not None
         and np.array_equal(mine.rows, theirs.rows)

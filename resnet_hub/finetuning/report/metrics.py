@@ -15,6 +15,7 @@ from sklearn.metrics import (
 from torch import Tensor
 
 from resnet_hub.finetuning.config.options import Metric
+from resnet_hub.finetuning.report.predictions import Predictions
 from resnet_hub.finetuning.report.reliability import expected_calibration_error, reliability_bins
 from resnet_hub.results import ClassScore, Score, wilson_interval
 
@@ -54,14 +55,11 @@ def value_of(score: Score, metric: Metric) -> float:
     return -score.loss if metric == "loss" else getattr(score, metric)
 
 
-def confusion(logits: Tensor, labels: Tensor) -> np.ndarray:
-    """Counts (classes, classes): rows are the true classes, columns the predicted ones."""
-    return count_confusions(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
-
-
-def count_confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """The same from the numbers of the predicted classes."""
-    return confusion_matrix(labels, predicted, labels=range(num_classes))
+def confusion_counts(predictions: Predictions) -> np.ndarray:
+    """Images (classes, classes) of single-label data: rows are true classes, columns predicted ones."""
+    num_classes = predictions.probabilities.shape[1]
+    predicted = predictions.probabilities.argmax(axis=1)
+    return confusion_matrix(predictions.labels, predicted, labels=range(num_classes))
 
 
 def probabilities(logits: Tensor, *, multi_label: bool) -> Tensor:

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.config.yaml_file import plain_values
-from resnet_hub.finetuning.report import page_figures, page_tables
-from resnet_hub.finetuning.report.figures import MAX_DRAWN_CLASSES
+from resnet_hub.finetuning.report import figures, page_tables
+from resnet_hub.finetuning.report.figures import MAX_DRAWN_CLASSES, as_svg
 from resnet_hub.finetuning.report.html import document, embedded_picture
-from resnet_hub.finetuning.report.metrics import count_confusions
+from resnet_hub.finetuning.report.metrics import confusion_counts
 from resnet_hub.finetuning.report.predictions import Predictions, read_predictions
 from resnet_hub.finetuning.report.reliability import reliability_bins
 from resnet_hub.finetuning.run_folder.folder import RunFolder
-from resnet_hub.results import RunReport, Score, SplitRecord, TrainRecord
+from resnet_hub.results import DatasetRecord, ExportedWeights, RunReport, Score, SplitRecord, TrainRecord
 
 PICTURES_SHOWN = 12  # mistakes, and as many hard examples
 PICTURE_SIZE = 192  # pixels of the longer side
@@ -33,24 +34,25 @@ _SHEETS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page:
+class Page(DatasetRecord):
     """What a page shows; a part that is empty or None is left out."""
 
     model: str
-    dataset: str
-    class_names: Sequence[str]
-    multi_label: bool = False
     base_model: str | None = None
-    dataset_revision: str | None = None
+    num_parameters: int | None = None
+    image_size: int | None = None
+    exported: ExportedWeights | None = None
     scores: Mapping[str, Score] = field(default_factory=dict)
     """Split -> score; the last one is what the page is about."""
     splits: Mapping[str, SplitRecord] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     """What was understood of the data set, as `RunReport.data`."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Option -> value, as `config.yaml` has them."""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Option -> value that it has when it is not given."""
+    """Option -> value of those that had an effect."""
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """Option -> value of those that the user gave."""
+    decided: Mapping[str, Any] = field(default_factory=dict)
+    """Option -> value of those that the rule decided."""
     environment: Mapping[str, Any] = field(default_factory=dict)
     commands: Mapping[str, str] = field(default_factory=dict)
     """What it does -> command."""
@@ -76,18 +78,24 @@ def page_of_run(folder: RunFolder, report: RunReport) -> Page:
     found = {name: score for name, score in scores.items() if score is not None}
     shown = list(found)[-1] if found else ""
     sheets = {caption: folder.plots / name for name, caption in _SHEETS.items()}
+    applied, asked = report.applied_recipe, report.asked
     return Page(
+        **report.dataset_fields(),
         model=report.model,
         base_model=report.base_model,
-        dataset=report.dataset,
-        dataset_revision=report.dataset_revision,
-        class_names=report.class_names,
-        multi_label=report.multi_label,
+        num_parameters=report.num_parameters,
+        image_size=report.image_size,
+        exported=report.exported,
         scores=found,
         splits=report.splits,
         data=report.data,
-        settings=report.recipe,
-        defaults=plain_values(FinetuneConfig()),
+        settings=applied,
+        asked=asked,
+        decided={
+            name: applied[name]
+            for name, default in plain_values(FinetuneConfig()).items()
+            if asked and default is None and name not in asked and applied.get(name) is not None
+        },
         environment=report.environment,
         commands=_commands(report),
         events=folder.events(),
@@ -110,8 +118,11 @@ def render_page(page: Page) -> str:
         page=page,
         shown=shown,
         score=page.scores[shown] if shown else None,
-        settings=page_tables.changed_settings(page.settings, page.defaults),
-        all_settings=page_tables.flat(page.settings),
+        tiles=page_tables.tiles(page.splits, page.train, page.exported, page.num_parameters, page.image_size),
+        lost_to_probe=_lost_to_probe(page),
+        asked=page_tables.flat(page.asked),
+        decided=page_tables.flat(page.decided),
+        settings=page_tables.flat(page.settings),
         data_rows=page_tables.data_rows(page.data),
         curves=_curves(page) if is_trained else {},
         class_rows=page_tables.class_rows(page.scores[shown], page.predictions) if shown else [],
@@ -122,17 +133,51 @@ def render_page(page: Page) -> str:
     )
 
 
-def _curves(page: Page) -> dict[str, str]:
-    figures = {
-        "Loss of training (mean of ten steps, with augmentation and label smoothing) and of validation.": (
-            page_figures.loss_curve({page.model: page.events})
+def _lost_to_probe(page: Page) -> str:
+    """What to say where epochs of training were for nothing; empty otherwise."""
+    if page.exported is None or page.exported.epoch or page.train is None or not page.train.epochs:
+        return ""
+    return f"Exported: {page.exported.describe(page.train.epochs)}"
+
+
+def _curves(page: Page) -> dict[str, Markup]:
+    """Caption -> chart of each curve that there is."""
+    runs, kept = {page.model: page.events}, None if page.exported is None else page.exported.epoch
+    drawn = {
+        "Loss": (figures.loss_curve(runs, kept_epoch=kept), _loss_caption(page)),
+        "Accuracy": (
+            figures.accuracy_curve(runs, kept_epoch=kept),
+            "Accuracy on the validation split, before the first epoch (linear probe) and after each."
+            if any(event["event"] == "fit_fc" for event in page.events)
+            else "Accuracy on the validation split after each epoch.",
         ),
-        "Accuracy on the validation split after every epoch.": page_figures.accuracy_curve(
-            {page.model: page.events}
-        ),
-        "Learning rate.": page_figures.rate_curve(page.events),
+        "Learning rate": (figures.rate_curve(page.events), "Learning rate of each step."),
     }
-    return {caption: figure for caption, figure in figures.items() if figure is not None}
+    return {caption: as_svg(figure, name) for name, (figure, caption) in drawn.items() if figure is not None}
+
+
+def _loss_caption(page: Page) -> str:
+    """Why training loss lies above validation loss in a healthy run."""
+    smoothing = page.settings.get("label_smoothing") or 0.0
+    mixing = [name for name in ("mixup", "cutmix") if page.settings.get(name)]
+    causes = [*(["augmentation"] if page.settings.get("augmentation", "none") != "none" else []), *mixing]
+    if smoothing:
+        causes.append(f"label smoothing {smoothing:g}")
+    if not causes:
+        return "Loss of training (dashed, mean of ten steps) and of validation."
+    floor = _smoothing_floor(smoothing, len(page.class_names))
+    least = f", so even a perfect model has {floor:.2f}" if smoothing and not mixing else ""
+    return (
+        f"Training loss (dashed, mean of ten steps) includes {' and '.join(causes)}{least}. Validation loss "
+        "does not, which is why it is lower."
+    )
+
+
+def _smoothing_floor(smoothing: float, num_classes: int) -> float:
+    """Cross-entropy of a model that predicts the smoothed targets exactly."""
+    rest = smoothing / num_classes
+    shares = np.array([1 - smoothing + rest, *[rest] * (num_classes - 1)])
+    return float(-(shares * np.log(shares)).sum())
 
 
 def _of_predictions(page: Page) -> dict[str, Any]:
@@ -152,36 +197,36 @@ def _of_predictions(page: Page) -> dict[str, Any]:
         return nothing | examples
     bins = reliability_bins(predictions.confidence.astype(np.float64), predictions.is_right)
     return examples | {
-        "confusion": _confusion_matrix(predictions, page.class_names),
+        "confusion": _confusion_matrix(page, predictions),
         "confused": page_tables.most_confused(predictions, page.class_names),
-        "reliability": page_figures.reliability_diagram(bins),
-        "histogram": page_figures.confidence_histogram(bins),
+        "reliability": as_svg(figures.reliability_diagram(bins), "Reliability diagram"),
+        "histogram": as_svg(figures.confidence_histogram(bins), "Histogram of confidence"),
     }
 
 
-def _confusion_matrix(predictions: Predictions, class_names: Sequence[str]) -> str | None:
+def _confusion_matrix(page: Page, predictions: Predictions) -> Markup | None:
     """The figure; None of so many classes that nothing could be seen."""
-    if len(class_names) > MAX_DRAWN_CLASSES:
+    if len(page.class_names) > MAX_DRAWN_CLASSES:
         return None
-    counts = count_confusions(predictions.labels, predictions.probabilities.argmax(axis=1), len(class_names))
-    return page_figures.confusion_matrix(counts, class_names)
+    drawn = figures.confusion_matrix(confusion_counts(predictions), page.class_names)
+    return as_svg(drawn, f"Confusion matrix of the {predictions.split} split")
 
 
 def _example(page: Page, predictions: Predictions, place: int) -> dict[str, Any]:
-    """One image with what is true of it and what was said of it."""
+    """One image with what is true of it and what was predicted."""
     row = int(predictions.rows[place])
     path = page.pictures.get(row)
     shares = predictions.probabilities[place]
     if predictions.is_multi_label:
         true = np.flatnonzero(predictions.labels[place] > 0.5).tolist()
-        said = np.flatnonzero(shares > 0.5).tolist()
+        predicted = np.flatnonzero(shares > 0.5).tolist()
     else:
-        true, said = [int(predictions.labels[place])], [int(shares.argmax())]
+        true, predicted = [int(predictions.labels[place])], [int(shares.argmax())]
     return {
         "row": row,
         "picture": embedded_picture(path) if path is not None else None,
         "true": [page.class_names[number] for number in true],
-        "said": [(page.class_names[number], float(shares[number])) for number in said],
+        "predicted": [(page.class_names[number], float(shares[number])) for number in predicted],
         "truth_probability": float(predictions.truth_probability[place]),
         "is_right": bool(predictions.is_right[place]),
     }
@@ -196,4 +241,4 @@ def _pictures(folder: RunFolder, split: str) -> dict[int, Path]:
 def _commands(report: RunReport) -> dict[str, str]:
     repeat = "accelerate launch -m resnet_hub.finetuning --config config.yaml --output_dir ../again"
     typed = report.environment.get("command")
-    return {"Repeats the run, typed in its folder": repeat} | ({"What was typed": typed} if typed else {})
+    return {"Repeat the run, from its folder": repeat} | ({"Command of this run": typed} if typed else {})

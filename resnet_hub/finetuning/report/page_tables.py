@@ -7,15 +7,15 @@ import numpy as np
 
 from resnet_hub.finetuning.engine.stopwatch import STATIONS
 from resnet_hub.finetuning.report.predictions import Predictions
-from resnet_hub.results import Score
+from resnet_hub.results import ExportedWeights, Score, SplitRecord, TrainRecord
 
 MAX_CLASS_ROWS = 2000  # of more classes the ones with the lowest F1; `report.json` has all
-_PAIRS_SHOWN = 15
+_PAIRS_SHOWN = 10
 
 _STATION_TEXTS = {
-    "fit_fc": "fitting the new fc on features of the frozen network",
+    "fit_fc": "linear probe: fitting fc to features of the frozen network",
     "data": "waiting for images",
-    "forward": "forward pass, with normalisation and mixing",
+    "forward": "forward pass, with normalization and mixing",
     "backward": "backward pass",
     "optimizer": "loss over all processes, clipping and the optimizer's step",
     "evaluation": "validation and test",
@@ -23,13 +23,40 @@ _STATION_TEXTS = {
 }
 
 
-def changed_settings(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Option, value and default of the options that do not have their default."""
-    return [
-        (name, text(value), "not given" if defaults[name] is None else text(defaults[name]))
-        for name, value in settings.items()
-        if name in defaults and value != defaults[name]
-    ]
+def tiles(
+    splits: Mapping[str, SplitRecord],
+    train: TrainRecord | None,
+    exported: ExportedWeights | None,
+    num_parameters: int | None,
+    image_size: int | None,
+) -> list[tuple[str, str, str]]:
+    """Name, value and a note of the figures of a run that are not scores."""
+    found = []
+    if splits:
+        parts = " · ".join(f"{split.num_images:,} {name}" for name, split in splits.items())
+        found.append(("Images", f"{sum(split.num_images for split in splits.values()):,}", parts))
+    if train is not None:
+        kept = (
+            "linear probe"
+            if exported and not exported.epoch
+            else f"epoch {exported.epoch if exported else 0}"
+        )
+        if train.epochs:
+            found.append(("Epochs", f"{train.epochs:,}", f"exported: {kept}" if exported else ""))
+        else:
+            found.append(("Training", "linear probe", "only fc is fitted"))
+        found.append(("Time", duration(train.seconds), f"{train.images_per_second:,.0f} images/s"))
+    if num_parameters is not None:
+        size = f"{num_parameters / 1e6:.3g} M parameters" + (f", {image_size} px" if image_size else "")
+        found.append(("Model size", f"{4 * num_parameters / 1e6:,.3g} MB", size))
+    return found
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def flat(

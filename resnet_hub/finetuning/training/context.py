@@ -11,6 +11,7 @@ from resnet_hub.finetuning.batches.augment import short_side_to_keep
 from resnet_hub.finetuning.batches.disk_cache import ReducedImages, Reduction, build_image_cache
 from resnet_hub.finetuning.batches.sampler import EpochPlan
 from resnet_hub.finetuning.batches.worker_processes import KeptLoaders, LoaderOptions
+from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.config.settings import Settings
 from resnet_hub.finetuning.data.load import ImageData
 from resnet_hub.finetuning.data.split import Split
@@ -29,6 +30,7 @@ from resnet_hub.images.preprocessing import Preprocessing
 class Run:
     """What a run consists of once everything about it is decided."""
 
+    asked: FinetuneConfig
     settings: Settings
     machine: Machine
     folder: RunFolder

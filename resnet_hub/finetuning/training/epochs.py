@@ -16,7 +16,7 @@ from resnet_hub.finetuning.engine.step import settle, train_steps
 from resnet_hub.finetuning.engine.stopwatch import FIT_FC
 from resnet_hub.finetuning.engine.trainer import Progress
 from resnet_hub.finetuning.network.freezing import num_frozen_stages, train_all_but
-from resnet_hub.finetuning.report.contact_sheet import draw_batch
+from resnet_hub.finetuning.report.figures import draw_batch
 from resnet_hub.finetuning.report.metrics import score_predictions, value_of
 from resnet_hub.finetuning.training.bad_images import LeftOut
 from resnet_hub.finetuning.training.context import Run
@@ -182,6 +182,10 @@ def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = 
     progress.seconds += time.monotonic() - started
     progress.evaluated_epochs = epoch + 1
     metric = run.settings.selection.metric_for_best_model
+    if epoch < 0:
+        progress.linear_probe_score = value_of(score, metric)
+    elif training.may_be_best and math.isfinite(score.loss):
+        progress.best_epoch_score = max(value_of(score, metric), progress.best_epoch_score or -math.inf)
     if training.may_be_best and is_better(score, progress, metric):
         progress.best_score, progress.best_loss = value_of(score, metric), score.loss
         progress.best_epoch = epoch + 1
@@ -190,10 +194,11 @@ def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = 
     if score.mean_average_precision is not None:
         values["mean_average_precision"] = score.mean_average_precision
     _log(run, training, "validation", values)
+    place = f"epoch {epoch + 1:3d}/{run.settings.schedule.num_train_epochs}  step {progress.step:5d}"
     run.display.say(
-        f"{f'epoch {epoch + 1:3d}' if epoch >= 0 else 'fitted fc'}/{run.settings.schedule.num_train_epochs}  "
-        f"step {progress.step:5d}  "
-        f"validation accuracy {score.accuracy:7.2%}  loss {score.loss:.4f}  {progress.seconds:6.0f} s"
+        f"{place if epoch >= 0 else 'linear probe':23}  "
+        f"validation accuracy {score.accuracy:7.2%}  macro F1 {score.macro_f1:.4f}  loss {score.loss:.4f}  "
+        f"{progress.seconds:6.0f} s"
     )
 
 

@@ -18,7 +18,7 @@ from resnet_hub.finetuning.batches.augment import (
 )
 from resnet_hub.finetuning.config.settings import ImageSettings
 from resnet_hub.finetuning.machine.seeds import keyed_randomness
-from resnet_hub.finetuning.report.contact_sheet import draw_batch
+from resnet_hub.finetuning.report.figures import draw_batch
 from resnet_hub.images.decoding import ColorMode, EncodedImage, Pixels, open_image, read_header
 from resnet_hub.images.preprocessing import Preprocessing
 

@@ -28,7 +28,7 @@ for split, start, size in (("train", 0, 40), ("test", 100, 6)):
     datasets.Dataset.from_dict(rows, features=features).push_to_hub("alice/table", split=split)
 
 data = load("alice/table")
-assert data.revision == HfApi().dataset_info("alice/table").sha
+assert data.dataset_revision == HfApi().dataset_info("alice/table").sha
 assert data.class_names == ("cat", "dog")
 assert data.train.image(0).size == (8, 8)
 assert not data.bad_images
@@ -40,7 +40,7 @@ for split, size in (("train", 20), ("test", 4)):
 HfApi().create_repo("alice/photos", repo_type="dataset")
 HfApi().upload_folder(folder_path="photos", repo_id="alice/photos", repo_type="dataset")
 photos = load("alice/photos")
-assert photos.revision == HfApi().dataset_info("alice/photos").sha
+assert photos.dataset_revision == HfApi().dataset_info("alice/photos").sha
 assert photos.class_names == ("cat", "dog")
 assert photos.train.image(0).size == (8, 8)
 assert not photos.bad_images

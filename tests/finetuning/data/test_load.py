@@ -72,12 +72,20 @@ def test_splits_and_fingerprint_are_a_function_of_the_seed(digits: ImageData):
 
 def test_a_folder_of_class_folders_is_a_data_set(tmp_path: Path):
     data = of_folder(class_folders(tmp_path / "pets", {"cat": 10, "dog": 20}))
-    assert data.name == "pets"
+    assert data.dataset == "pets"
     assert data.class_names == ("cat", "dog")
     counts = data.facts.class_counts
     assert [sum(found) for found in zip(*counts.values(), strict=True)] == [10, 20]
     assert all(4 <= sum(counts[name]) <= 5 for name in ("validation", "test"))
     assert data.train.image(0).size == (40, 30)
+
+
+@pytest.mark.parametrize("folder", ["pets/train", "pets"])
+def test_a_training_folder_gives_the_data_set_its_name_or_that_of_the_folder_above(
+    tmp_path: Path, folder: str
+):
+    train = class_folders(tmp_path / folder, {"cat": 10, "dog": 20})
+    assert load_data(FinetuneConfig(train_dir=train)).dataset == "pets"
 
 
 def test_folders_named_after_splits_are_the_splits(tmp_path: Path):

@@ -61,7 +61,7 @@ for name in ("alice/table", "alice/photos"):
     numbers = np.concatenate([batch.numbers for batch in batches])
     assert all(batch.data and not any(batch.problems) for batch in batches)
     first = len(data.train) and min(numbers)
-    said[name] = [data.revision, len(data.train), len(data.validation), list(data.class_names),
+    said[name] = [data.dataset_revision, len(data.train), len(data.validation), list(data.class_names),
                   sorted(int(number - first) for number in numbers),
                   sorted({bytes(d[:4]).hex() for batch in batches for d in batch.data})]
 print(json.dumps(said))

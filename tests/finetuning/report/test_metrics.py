@@ -5,7 +5,8 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
-from resnet_hub.finetuning.report.metrics import confusion, probabilities, score_predictions
+from resnet_hub.finetuning.report.metrics import confusion_counts, probabilities, score_predictions
+from resnet_hub.finetuning.report.predictions import Predictions
 from resnet_hub.results import wilson_interval
 
 NAMES = tuple("abcdefgh")
@@ -60,7 +61,10 @@ def test_fewer_than_five_classes_have_a_top5_of_one():
 
 def test_the_confusion_matrix_counts_every_image_in_the_row_of_its_class(predictions):
     logits, labels = predictions
-    counts = confusion(logits, labels)
+    found = Predictions(
+        split="test", rows=labels.numpy(), labels=labels.numpy(), probabilities=logits.softmax(1).numpy()
+    )
+    counts = confusion_counts(found)
     assert counts.sum(axis=1).tolist() == np.bincount(labels, minlength=8).tolist()
     assert np.trace(counts) == int((logits.argmax(1) == labels).sum())
 

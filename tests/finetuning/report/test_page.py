@@ -11,7 +11,7 @@ from resnet_hub.finetuning.report.html import as_webp
 from resnet_hub.finetuning.report.metrics import score_predictions
 from resnet_hub.finetuning.report.page import Page, render_page
 from resnet_hub.finetuning.report.predictions import Predictions, read_predictions, write_predictions
-from resnet_hub.results import SplitRecord, TrainRecord
+from resnet_hub.results import ExportedWeights, SplitRecord, TrainRecord
 
 from ..image_files import picture
 
@@ -81,6 +81,7 @@ def show(browser, page: Page, folder: Path, **size: int) -> Path:
     file = folder / "report.html"
     file.write_text(render_page(page), encoding="utf-8")
     browser.open(file.as_uri(), **size)
+    browser.run("for (const fold of document.querySelectorAll('details')) fold.open = true")
     assert browser.messages() == []
     assert browser.requests() == [file.as_uri()]
     assert [found for found in browser.pictures() if not found["width"]] == []
@@ -116,7 +117,7 @@ def test_names_from_outside_are_shown_as_text(browser, tmp_path: Path):
     names = HOSTILE
     settings = {"dataset_name": HOSTILE[0], "learning_rate": 0.1}
     page = page_of(
-        names, tmp_path, dataset=HOSTILE[1], settings=settings, defaults={"dataset_name": None},
+        names, tmp_path, dataset=HOSTILE[1], settings=settings, asked={"dataset_name": HOSTILE[1]},
         environment={"system": HOSTILE[0]}, commands={"typed": f"finetune.py {HOSTILE[0]}"},
     )  # fmt: skip
     show(browser, page, tmp_path)
@@ -137,11 +138,85 @@ def test_markup_that_came_in_all_the_same_would_run_nothing(browser, tmp_path: P
     assert len(refused) == 3  # the script, the picture, and the script of its failure
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen(browser, tmp_path: Path):
+@pytest.mark.parametrize("num_classes", [2, 10, 40])
+def test_on_a_phone_nothing_is_wider_than_the_screen_and_all_text_can_be_read(
+    browser, tmp_path: Path, num_classes: int
+):
     long = ("a name without any space " * 3).replace(" ", "_")
-    page = page_of((long, "b"), tmp_path, dataset=long, environment={"machine": {long: long}})
-    show(browser, page, tmp_path, width=360, height=740)
-    assert browser.run("return document.documentElement.scrollWidth") == 360
+    names = (long, *(f"class {number}" for number in range(1, num_classes)))
+    page = page_of(names, tmp_path, dataset=long, environment={"machine": {long: long}}, num_images=400)
+    show(browser, page, tmp_path, width=390, height=844)
+    assert browser.run("return document.documentElement.scrollWidth") == 390
+    # A chart's text is as large as its chart is drawn; elsewhere the font's own size counts.
+    sizes = browser.run(
+        "const size = e => parseFloat(getComputedStyle(e).fontSize);"
+        "const scale = e => e.ownerSVGElement ? e.ownerSVGElement.getScreenCTM().a : 1;"
+        "return [...document.querySelectorAll('p, td, th, dt, dd span, figcaption, svg.chart text')]"
+        ".map(e => size(e) * scale(e))"
+    )
+    assert min(sizes) >= 8.9
+
+
+def test_charts_have_one_size_and_tables_that_scroll_show_it(browser, tmp_path: Path):
+    show(browser, page_of(("ant", "bee"), tmp_path), tmp_path, width=1360, height=900)
+    sizes = browser.run(
+        "return [...document.querySelectorAll('.charts svg')].map(c => c.getBoundingClientRect())"
+        ".map(r => `${Math.round(r.width)} x ${Math.round(r.height)}`)"
+    )
+    assert len(sizes) == 5
+    assert len(set(sizes)) == 1
+    assert "gradient" in browser.run("return getComputedStyle(document.querySelector('.scroll')).background")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_charts_take_the_colors_of_the_page(browser, tmp_path: Path, scheme: str):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    try:
+        show(browser, page_of(("ant", "bee"), tmp_path), tmp_path)
+        ink, paper, text = browser.run(
+            "const style = getComputedStyle(document.body);"
+            "const text = getComputedStyle(document.querySelector('svg.chart text'));"
+            "return [style.color, style.backgroundColor, text.fill]"
+        )
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert text == ink
+    brightness = [sum(map(int, color[4:-1].split(","))) for color in (ink, paper)]
+    assert (brightness[0] < brightness[1]) == (scheme == "light")
+
+
+def test_the_first_screen_has_the_scores_and_the_size_of_everything(browser, tmp_path: Path):
+    exported = ExportedWeights(epoch=1, metric="accuracy", linear_probe_score=0.5, best_epoch_score=0.6)
+    page = page_of(("ant", "bee"), tmp_path, exported=exported, num_parameters=11_200_000, image_size=224)
+    show(browser, page, tmp_path)
+    bottoms = browser.run(
+        "return [...document.querySelectorAll('.tile')].map(t => t.getBoundingClientRect().bottom)"
+    )
+    assert max(bottoms) < 900
+    tiles = browser.run("return document.querySelector('.tiles').innerText")
+    assert page.scores["test"].macro_f1 == pytest.approx(
+        float(tiles.split("Macro F1, test")[1].split()[0]), abs=1e-4
+    )
+    for words in ("95 % interval", "exported: epoch 1", "11.2 M parameters, 224 px", "44.8 MB", "60 test"):
+        assert words in tiles
+    assert "exported: epoch 1" in browser.run("return document.querySelector('svg.chart').textContent")
+
+
+def test_a_training_that_did_not_beat_the_linear_probe_is_said_with_what_to_try(browser, tmp_path: Path):
+    exported = ExportedWeights(epoch=0, metric="accuracy", linear_probe_score=1.0, best_epoch_score=0.6)
+    events = [{**EVENTS[2], "step": 0, "epoch": 0.0}, *EVENTS]
+    show(browser, page_of(("ant", "bee"), tmp_path, exported=exported, events=events), tmp_path)
+    assert "Exported: linear probe. Training did not beat it" in browser.text()
+    assert "--num_train_epochs" in browser.text()
+    assert "exported: linear probe" in browser.run("return document.querySelector('svg.chart').textContent")
+
+
+def test_why_training_loss_is_above_validation_loss_stands_below_the_curves(browser, tmp_path: Path):
+    settings = {"augmentation": "crop", "label_smoothing": 0.1}
+    names = tuple("0123456789")
+    show(browser, page_of(names, tmp_path, settings=settings), tmp_path)
+    assert "includes augmentation and label smoothing 0.1, so even a perfect model has 0.50" in browser.text()
 
 
 def test_a_thousand_classes_make_a_page_that_can_be_searched_and_sent(browser, tmp_path: Path):
@@ -153,7 +228,7 @@ def test_a_thousand_classes_make_a_page_that_can_be_searched_and_sent(browser, t
         "return [...document.querySelectorAll('#class-table tbody tr')].filter(r => r.offsetParent).length"
     )
     assert browser.run(visible) == 11
-    assert "Confusion" in browser.text()
+    assert "Confusion matrix" in browser.text()
 
 
 def test_several_labels_an_image_are_shown_with_mean_average_precision_and_without_confusion(
@@ -163,21 +238,21 @@ def test_several_labels_an_image_are_shown_with_mean_average_precision_and_witho
     show(browser, page, tmp_path)
     text = browser.text()
     assert "mAP" in text
-    assert "hardest" in text
+    assert "Hardest" in text
     assert "Confusion matrix" not in text
-    assert "taken for" not in text
+    assert "confused with" not in text
 
 
 @pytest.mark.parametrize(
     ("parts", "absent"),
     [
         pytest.param({"events": ()}, "Learning curves", id="no training steps"),
-        pytest.param({"events": EVENTS[:2]}, "Accuracy on the validation split", id="no validation"),
+        pytest.param({"events": EVENTS[:2]}, "Accuracy on the validation", id="no validation"),
         pytest.param(
             {"scores": {}, "predictions": None, "pictures": {}}, "Calibration", id="no labelled split"
         ),
-        pytest.param({"train": None, "events": ()}, "Where the time went", id="scored without training"),
-        pytest.param({"predictions": None}, "Images", id="no predictions"),
+        pytest.param({"train": None, "events": ()}, "Time per stage", id="scored without training"),
+        pytest.param({"predictions": None}, "Mistakes", id="no predictions"),
     ],
 )
 def test_what_there_is_not_is_left_out(browser, tmp_path: Path, parts, absent: str):
@@ -188,7 +263,7 @@ def test_what_there_is_not_is_left_out(browser, tmp_path: Path, parts, absent: s
 
 def test_a_single_class_and_a_model_without_mistakes_show(browser, tmp_path: Path):
     show(browser, page_of(("only",), tmp_path), tmp_path)
-    assert "Every test image was answered rightly" in browser.text()
+    assert "Every test image is classified correctly" in browser.text()
 
 
 def test_mistakes_are_the_surest_first_and_hard_examples_are_others():

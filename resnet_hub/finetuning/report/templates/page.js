@@ -28,3 +28,7 @@ for (const input of document.querySelectorAll("input[data-filters]")) {
     for (const row of rows) row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted);
   });
 }
+// On paper nothing can be unfolded.
+window.addEventListener("beforeprint", () => {
+  for (const fold of document.querySelectorAll("details")) fold.open = true;
+});
