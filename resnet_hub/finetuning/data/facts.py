@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_hub.finetuning.data.labels import Columns, Labels
+from resnet_hub.finetuning.data.columns import Columns
+from resnet_hub.finetuning.data.labels import Labels
 from resnet_hub.finetuning.data.split import Split
 
 _SHOWN = 5  # class names in a note

@@ -1,4 +1,4 @@
-"""Which column holds the images and which the labels, and what the labels mean."""
+"""What the values of a label column mean: classes, in one order, and the labels of every row."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,37 +8,15 @@ from typing import Any
 
 import datasets
 import numpy as np
-from datasets import ClassLabel, Features, LargeList, List, Value
+from datasets import ClassLabel, Features, Value
 from numpy.typing import NDArray
 
-from resnet_hub.errors import DataError, nearest
-from resnet_hub.finetuning.config.options import DataOptions
+from resnet_hub.errors import DataError
+from resnet_hub.finetuning.data.columns import item_type
 from resnet_hub.finetuning.data.roles import Role, place_of
-
-# Names by which a column is chosen among several of the right type, the usual one first.
-_IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "png", "pixel_values")
-_LABEL_NAMES = (
-    "label",
-    "labels",
-    "class",
-    "target",
-    "category",
-    "categories",
-    "classes",
-    "tags",
-    "fine_label",
-)
 
 MISSING = -1
 """The label of a row that has none, as `datasets` writes it for test splits without labels."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """The two columns that matter."""
-
-    image: str
-    label: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,57 +29,6 @@ class Labels:
     """Role -> int64 (rows,), or float32 (rows, classes) of zeros and ones if `multi_label`."""
     unlabelled: tuple[str, ...]
     """Roles whose rows have no labels at all; they are not in `values`."""
-
-
-def find_columns(features: Features, config: DataOptions) -> Columns:
-    """The image and the label column: as the options say, else by type, else by name.
-
-    Raises DataError with the candidates when there is none or more than one.
-    """
-    image = find_image_column(features, config)
-    others = {name: feature for name, feature in features.items() if name != image}
-    classes = [name for name, feature in others.items() if _is_class(feature)]
-    readable = [name for name, feature in others.items() if _is_readable(feature)]
-    named = [name for name in readable if name.lower() in _LABEL_NAMES]
-    label = _choose_column(
-        "label",
-        config.label_column_name,
-        features,
-        fitting=classes or named or (readable if len(readable) == 1 else []),
-        usual=_LABEL_NAMES,
-    )
-    if not _is_readable(features[label]):
-        raise DataError(
-            f"--label_column_name {label}: the column holds {_kind(features[label])}, which cannot be "
-            "classes; they can be ClassLabel, text, whole numbers, true/false, or lists of these."
-        )
-    return Columns(image=image, label=label)
-
-
-def find_image_column(features: Features, config: DataOptions) -> str:
-    """The image column: as the option says, else by type, else by name; DataError if there is no one such."""
-    image = _choose_column(
-        "image",
-        config.image_column_name,
-        features,
-        fitting=[name for name, feature in features.items() if is_image(feature)],
-        usual=_IMAGE_NAMES,
-    )
-    if not is_image(features[image]):
-        raise DataError(
-            f"--image_column_name {image}: the column holds {_kind(features[image])} and not images. "
-            "Addresses and paths are not followed; put the images themselves into the data set."
-        )
-    return image
-
-
-def is_image(feature: Any) -> bool:
-    """Whether a column of this type holds encoded images: Image, bytes, or a struct with bytes."""
-    if isinstance(feature, dict):
-        return set(feature) == {"bytes", "path"}
-    return isinstance(feature, datasets.Image) or (
-        isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
-    )
 
 
 def read_labels(
@@ -154,7 +81,7 @@ class LabelReader:
     @property
     def multi_label(self) -> bool:
         """Whether an image has any number of labels."""
-        return _inner(self.feature) is not self.feature
+        return item_type(self.feature) is not self.feature
 
     def names_in(self, values: Iterable[Any]) -> set[Any]:
         """The different values among those that the column holds, without those that stand for none."""
@@ -188,59 +115,6 @@ class LabelReader:
         return {name: number for number, name in enumerate(self.class_names)}
 
 
-def _choose_column(
-    what: str, asked: str | None, features: Features, *, fitting: list[str], usual: tuple[str, ...]
-) -> str:
-    """The column that was asked for, or the only fitting one, or the only one of them with a usual name."""
-    option = f"--{what}_column_name"
-    if asked is not None:
-        if asked not in features:
-            raise DataError(f"{option} {asked}: there is no such column; {nearest(asked, features)}")
-        return asked
-    if len(fitting) == 1:
-        return fitting[0]
-    if not fitting:
-        folders = " In a folder of images, each class is a folder, or a metadata.csv has the labels."
-        raise DataError(
-            f"No column holds {what}s. The columns are {_table_of(features)}. Name the right one with "
-            f"{option}.{folders if what == 'label' else ''}"
-        )
-    named = [name for name in fitting if name.lower() in usual]
-    if len(named) == 1:
-        return named[0]
-    raise DataError(
-        f"Several columns could hold {what}s: {', '.join(fitting)}. Choose with {option} {fitting[0]}."
-    )
-
-
-def _is_class(feature: Any) -> bool:
-    return isinstance(_inner(feature), ClassLabel)
-
-
-def _is_readable(feature: Any) -> bool:
-    inner = _inner(feature)
-    if isinstance(inner, ClassLabel):
-        return True
-    return isinstance(inner, Value) and inner.dtype.startswith(
-        ("int", "uint", "bool", "string", "large_string", "float")
-    )
-
-
-def _inner(feature: Any) -> Any:
-    """The type of one label: that of the column, or of the items of its lists."""
-    return feature.feature if isinstance(feature, List | LargeList) else feature
-
-
-def _kind(feature: Any) -> str:
-    if isinstance(feature, List | LargeList):
-        return f"lists of {_kind(feature.feature)}"
-    return feature.dtype if isinstance(feature, Value) else type(feature).__name__
-
-
-def _table_of(features: Features) -> str:
-    return ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
-
-
 def _plain_values(split: datasets.Dataset, column: str) -> list[Any]:
     """Class names, numbers, texts or lists of them; None where a row has no label."""
     if column not in split.column_names:
@@ -255,7 +129,7 @@ def _plain_values(split: datasets.Dataset, column: str) -> list[Any]:
 
 def _plain_value(feature: Any, column: str) -> Callable[[Any], Any]:
     """What makes a class name, number, text or list of them of what a column of this type holds."""
-    inner = _inner(feature)
+    inner = item_type(feature)
     if isinstance(inner, ClassLabel):
         return partial(_read, one=partial(_name_of_class, inner.names, column))
     if isinstance(inner, Value) and inner.dtype.startswith("float"):
@@ -313,7 +187,7 @@ def declared_names(features_of_splits: Mapping[str, Features], column: str) -> l
     """The class names that the data set declares; refuses splits that declare different ones."""
     first: list[str] | None = None
     for name, features in features_of_splits.items():
-        inner = _inner(features.get(column))
+        inner = item_type(features.get(column))
         if not isinstance(inner, ClassLabel):
             continue
         if first is None:

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from resnet_hub.errors import DataError
 from resnet_hub.finetuning.config.options import DataOptions
+from resnet_hub.finetuning.data.columns import find_columns
 from resnet_hub.finetuning.data.dataset import ImageData, find_bad_images, without_bad
 from resnet_hub.finetuning.data.facts import understand
 from resnet_hub.finetuning.data.image_column import ImageColumn
 from resnet_hub.finetuning.data.inspection import Inspector
-from resnet_hub.finetuning.data.labels import Labels, find_columns, read_labels
+from resnet_hub.finetuning.data.labels import Labels, read_labels
 from resnet_hub.finetuning.data.load_streamed import load_streamed
 from resnet_hub.finetuning.data.roles import (
     ROLES,

@@ -8,8 +8,8 @@ import numpy as np
 
 from resnet_hub.errors import DataError
 from resnet_hub.finetuning.config.options import DataOptions
+from resnet_hub.finetuning.data.columns import find_image_column
 from resnet_hub.finetuning.data.image_column import ImageColumn
-from resnet_hub.finetuning.data.labels import find_image_column
 from resnet_hub.finetuning.data.roles import place_of, resolve_split
 from resnet_hub.finetuning.data.sources import open_source
 

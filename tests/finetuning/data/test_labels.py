@@ -6,7 +6,8 @@ from datasets import ClassLabel, Features, Image, List, Value
 
 from resnet_hub.errors import DataError
 from resnet_hub.finetuning.config.options import FinetuneConfig
-from resnet_hub.finetuning.data.labels import Columns, Labels, find_columns, read_labels
+from resnet_hub.finetuning.data.columns import Columns, find_columns
+from resnet_hub.finetuning.data.labels import Labels, read_labels
 from resnet_hub.finetuning.data.roles import Role
 from tests.finetuning.image_files import table
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from resnet_hub.errors import DataError
 from resnet_hub.finetuning.config.options import DataOptions
+from resnet_hub.finetuning.data.columns import Columns, find_columns
 from resnet_hub.finetuning.data.image_column import ImageColumn
-from resnet_hub.finetuning.data.labels import Columns, find_columns
 from resnet_hub.finetuning.data.sources import find_builder, open_source, reading
 from resnet_hub.finetuning.data.streaming.shards import (
     MappedShards,
