@@ -26,8 +26,7 @@ from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
 from resnet_hub.finetuning.config.hyperrule import Situation, decide
 from resnet_hub.finetuning.config.options import FinetuneConfig, with_options
 from resnet_hub.finetuning.config.settings import Settings
-from resnet_hub.finetuning.data.image_facts import FactsMemory
-from resnet_hub.finetuning.data.inspection import Inspector
+from resnet_hub.finetuning.data.inspection import FactsMemory, Inspector
 from resnet_hub.finetuning.data.load import ImageData, load_data
 from resnet_hub.finetuning.data.split import Split
 from resnet_hub.finetuning.machine.display import Display

@@ -27,7 +27,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from resnet_hub.finetuning.batches.cache_folder import make_room, write_whole
-from resnet_hub.finetuning.data.image_facts import DIGEST_BYTES
+from resnet_hub.finetuning.data.inspection import DIGEST_BYTES
 
 logger = logging.getLogger(__name__)
 

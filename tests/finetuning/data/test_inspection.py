@@ -11,10 +11,9 @@ import pytest
 from datasets import ClassLabel, DatasetDict
 
 from resnet_hub.finetuning.config.options import FinetuneConfig
-from resnet_hub.finetuning.data import image_column, image_facts, inspection
+from resnet_hub.finetuning.data import image_column, inspection
 from resnet_hub.finetuning.data.image_column import ImageColumn
-from resnet_hub.finetuning.data.image_facts import FactsMemory, ImageFacts, look_at
-from resnet_hub.finetuning.data.inspection import Inspector
+from resnet_hub.finetuning.data.inspection import FactsMemory, ImageFacts, Inspector, look_at
 from resnet_hub.finetuning.data.load import ImageData, load_data
 from resnet_hub.finetuning.machine import display
 from resnet_hub.finetuning.machine.display import Display
@@ -213,6 +212,6 @@ def test_pillow_and_its_limits_are_part_of_what_is_remembered(
     folder: Path, tmp_path: Path, looks: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     read(folder, tmp_path / "memory")
-    monkeypatch.setattr(image_facts, "MAX_PIXELS", 1)
+    monkeypatch.setattr(inspection, "MAX_PIXELS", 1)
     read(folder, tmp_path / "memory")
     assert len(looks) == 2 * NUM_IMAGES
