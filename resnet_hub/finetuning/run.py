@@ -19,6 +19,7 @@ from resnet_hub.finetuning.training.context import Run
 from resnet_hub.finetuning.training.epochs import draw_first_batches, fit_new_fc, train_epochs
 from resnet_hub.finetuning.training.rate_finder import RateSearch, search_rate
 from resnet_hub.finetuning.training.state import fc_is_to_be_fitted, start_or_resume
+from resnet_hub.finetuning.training.suspects import LabelInspection, inspect_run
 from resnet_hub.results import RunReport
 
 
@@ -82,6 +83,22 @@ def dry_run(config: FinetuneConfig) -> None:
     """Say what `finetune` would do, having checked all that it checks; writes nothing."""
     with PreemptionWatch() as watch:
         prepare(config, watch)
+
+
+def inspect_labels(config: FinetuneConfig) -> LabelInspection:
+    """Find training labels that may be wrong, in the time of one look at every image; writes nothing.
+
+    Every fifth of the training images is judged by a linear probe on features of the rest; see `suspects.py`.
+
+    Raises:
+        UserError: the request cannot be carried out.
+        Preempted: a signal asked to stop.
+    """
+    if config.streaming:
+        raise ConfigError("The labels of a stream cannot be inspected. Leave out --streaming.")
+    config = with_options(config, resume="never", report_to="none", fit_fc_first=True, num_train_epochs=0)
+    with PreemptionWatch() as watch:
+        return inspect_run(prepare(config, watch))
 
 
 def find_learning_rate(config: FinetuneConfig) -> RateSearch:

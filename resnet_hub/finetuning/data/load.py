@@ -125,7 +125,7 @@ def take_missing_splits(splits: Mapping[str, Split], labels: Labels, config: Dat
         return dict(splits)
     train = splits["train"]
     _, first, same = np.unique(train.seen.digests, return_index=True, return_inverse=True)
-    side = stratified_sides(_groups(train.labels), first[same], list(shares.values()), seed=config.seed)
+    side = stratified_sides(groups_of(train.labels), first[same], list(shares.values()), seed=config.seed)
     how = f"what {' and '.join(shares)} left of {train.how}"
     made = {"train": train.take(side == 0, name="train", how=how)}
     for number, (name, share) in enumerate(shares.items(), start=1):
@@ -144,7 +144,7 @@ def _features_of_train(source: Source, train: Role, sizes: Mapping[str, int]) ->
     return source.splits[place_of(int(train.rows[0]), sizes)[0]].features
 
 
-def _groups(labels: NDArray[Any]) -> NDArray[np.int64]:
+def groups_of(labels: NDArray[Any]) -> NDArray[np.int64]:
     """What rows are stratified by: their class, or of several labels the rarest, -1 for none."""
     if labels.ndim == 1:
         return labels

@@ -91,6 +91,7 @@ class RunFolder:
     examples = _Below("plots/examples")  # mistakes and hard examples, `<split>-<row>.webp`
     page = _Below("report.html")  # the report for a person, one file that can be sent as it is
     predictions = _Below("predictions.parquet")  # on the validation and test images
+    suspects = _Below("suspects.csv")  # training labels that may be wrong
     rate_record = _Below(RATE_RECORD)  # of a search of the learning rate, before the run
     rate_picture = _Below(RATE_PICTURE)
     export = _Below("export")  # the exported model

@@ -34,6 +34,7 @@ from resnet_hub.finetuning.training.state import (
     save,
     save_epoch,
 )
+from resnet_hub.finetuning.training.suspects import note_suspects
 from resnet_hub.results import Score
 
 STEPS_BETWEEN_EVENTS = 10
@@ -97,7 +98,11 @@ def _fit_fc(run: Run, training: Training) -> None:
     training.progress.seconds += time.monotonic() - started
     training.progress.images += run.settings.probe.feature_views * len(run.data.mapped_train)
     _validate(run, training, epoch=-1, logits=fitted.validation_logits)
-    _log(run, training, "fit_fc", {"penalty": fitted.penalty})
+    values: dict[str, Any] = {"penalty": fitted.penalty}
+    if run.machine.is_main:
+        suspects = note_suspects(run, fitted.train_features, penalty=fitted.penalty)
+        values |= {} if suspects is None else {"suspects": len(suspects)}
+    _log(run, training, "fit_fc", values)
     training.progress.fc_is_fitted = True
     save(run, training)
 

@@ -54,6 +54,8 @@ class FittedFc:
     penalty: float
     validation_logits: Tensor | None
     """(images, classes) of the validation split, if there is one; on the CPU."""
+    train_features: Tensor
+    """(images, features) of the training images as evaluation sees them; on the device."""
 
 
 def fit_fc(run: Run, network: nn.Module) -> FittedFc:
@@ -62,16 +64,7 @@ def fit_fc(run: Run, network: nn.Module) -> FittedFc:
     Training images are computed in `feature_views` views, validation images in that of evaluation. Every
     process calls this. Raises Preempted when asked to stop; what is in the feature cache then stays there.
     """
-    views, probe = make_views(run), run.settings.probe
-    computer = _Computer(
-        run=run,
-        network=network.eval(),
-        cache=FeatureCache(
-            folder=Path(probe.feature_cache) if probe.feature_cache else None,
-            limit_bytes=probe.feature_cache_gb * 1e9,
-        ),
-        backbone=digest_of_backbone(network) if probe.feature_cache else "",
-    )
+    views, computer = make_views(run), _make_computer(run, network)
     labels = run.data.mapped_train.labels
     weights = class_weights(
         run.settings.loss.class_weights,
@@ -96,7 +89,13 @@ def fit_fc(run: Run, network: nn.Module) -> FittedFc:
         broadcast(tensor.data)  # GPUs may round differently; the weights have to be the same everywhere
     with torch.no_grad(), full_float32():
         logits = None if validation is None else F.linear(validation.features, fc.weight, fc.bias).cpu()
-    return FittedFc(penalty=fitted.penalty, validation_logits=logits)
+    features = train.features[: len(run.data.mapped_train)]
+    return FittedFc(penalty=fitted.penalty, validation_logits=logits, train_features=features)
+
+
+def train_features(run: Run, network: nn.Module) -> Tensor:
+    """What the frozen network makes of the training images as evaluation sees them, (images, features)."""
+    return _make_computer(run, network).examples(run.data.mapped_train, make_views(run)[:1], None).features
 
 
 def make_views(run: Run) -> list[View]:
@@ -105,6 +104,19 @@ def make_views(run: Run) -> list[View]:
     plain = View(number=0, transform=EvaluationTransform(run.preprocessing), seed=run.settings.seed)
     numbers = range(1, run.settings.probe.feature_views)
     return [plain, *(View(number=each, transform=augmented, seed=run.settings.seed) for each in numbers)]
+
+
+def _make_computer(run: Run, network: nn.Module) -> "_Computer":
+    probe = run.settings.probe
+    return _Computer(
+        run=run,
+        network=network.eval(),
+        cache=FeatureCache(
+            folder=Path(probe.feature_cache) if probe.feature_cache else None,
+            limit_bytes=probe.feature_cache_gb * 1e9,
+        ),
+        backbone=digest_of_backbone(network) if probe.feature_cache else "",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from resnet_hub.finetuning.engine.forward import full_float32
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Weights of the squared norm beside the mean loss, strongest first: each starts from the one before."""
+PENALTY_WITHOUT_VALIDATION = 1e-3
 MAX_ITERATIONS = 300
 _TOLERANCE, _TOLERANCE_TO_COMPARE = 1e-6, 1e-4  # of the gradient; scikit-learn's is 1e-4
 
@@ -37,6 +38,10 @@ class Examples:
     labels: Tensor
     class_weights: Tensor | None = None
     """(classes,): see `losses.class_weights`."""
+
+    def only(self, chosen: Tensor) -> "Examples":
+        """Some of them, by a mask (images,)."""
+        return replace(self, features=self.features[chosen], labels=self.labels[chosen])
 
     def loss(self, logits: Tensor) -> Tensor:
         """Mean cross-entropy; for several labels an image the mean of the binary ones."""
@@ -63,16 +68,13 @@ def fit_linear_classifier(
     Where several processes do this, `agree_any` says whether any of them would end the search: their devices
     may round differently, and all have to try the same penalties.
     """
-    mean = train.features.mean(dim=0)
-    scale = train.features.std(dim=0, correction=0).clamp(min=1e-6)
-    standard = replace(train, features=(train.features - mean) / scale)
-    weight = train.features.new_zeros(num_classes, train.features.shape[1])
-    bias = train.features.new_zeros(num_classes)
+    standard, mean, scale = _standardized(train)
+    weight, bias = _zeros(train, num_classes)
 
     def as_they_came(penalty: float) -> LinearClassifier:
         return LinearClassifier(weight=weight / scale, bias=bias - (weight / scale) @ mean, penalty=penalty)
 
-    best = 1e-3, weight, bias
+    best = PENALTY_WITHOUT_VALIDATION, weight, bias
     lowest = float("inf")
     for penalty in PENALTIES:
         if validation is None:
@@ -87,6 +89,14 @@ def fit_linear_classifier(
     penalty, weight, bias = best
     weight, bias = minimise(standard, weight, bias, penalty=penalty)
     return as_they_came(penalty)
+
+
+def fit_with_penalty(train: Examples, penalty: float, *, num_classes: int) -> LinearClassifier:
+    """The classifier of one penalty, solved as far as is enough to compare it with others."""
+    standard, mean, scale = _standardized(train)
+    weight, bias = _zeros(train, num_classes)
+    weight, bias = minimise(standard, weight, bias, penalty=penalty, tolerance=_TOLERANCE_TO_COMPARE)
+    return LinearClassifier(weight=weight / scale, bias=bias - (weight / scale) @ mean, penalty=penalty)
 
 
 def minimise(
@@ -123,6 +133,18 @@ def set_classifier(model: nn.Module, classifier: LinearClassifier) -> None:
     layer: nn.Linear = model.get_classifier()  # pyright: ignore[reportCallIssue, reportAssignmentType]
     layer.weight.copy_(classifier.weight)
     layer.bias.copy_(classifier.bias)
+
+
+def _standardized(train: Examples) -> tuple[Examples, Tensor, Tensor]:
+    """The examples with features of mean 0 and deviation 1, and what these were before, (features,) each."""
+    mean = train.features.mean(dim=0)
+    scale = train.features.std(dim=0, correction=0).clamp(min=1e-6)
+    return replace(train, features=(train.features - mean) / scale), mean, scale
+
+
+def _zeros(train: Examples, num_classes: int) -> tuple[Tensor, Tensor]:
+    features = train.features
+    return features.new_zeros(num_classes, features.shape[1]), features.new_zeros(num_classes)
 
 
 def _validation_loss(classifier: LinearClassifier, validation: Examples) -> float:
