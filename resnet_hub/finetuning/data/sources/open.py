@@ -4,46 +4,21 @@ import glob
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
-import datasets.config
 import numpy as np
 from datasets.data_files import get_data_patterns
-from datasets.exceptions import DatasetNotFoundError, DatasetsError
-from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    HTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants
 from PIL import Image
 
 from resnet_hub.errors import DataError, nearest
 from resnet_hub.finetuning.config.options import DataOptions
-from resnet_hub.finetuning.data.class_folders import has_table, read_class_folders, split_folders
-
-DIGITS = "digits"
-"""The name of the embedded data set."""
-_HUB_TIMEOUT = 10  # seconds to wait for the Hub's first answer; the Hub's own limit for a file's header
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A data set as it was found, before anything is known about its columns."""
-
-    name: str
-    revision: str | None
-    """Commit of the Hub data set."""
-    splits: dict[str, datasets.Dataset]
-    folders: tuple[Path, ...]
-    """Folders that rows may name files in; a path to anywhere else is refused."""
+from resnet_hub.finetuning.data.sources.class_folders import has_table, read_class_folders, split_folders
+from resnet_hub.finetuning.data.sources.hub import hub_commit, open_hub
+from resnet_hub.finetuning.data.sources.source import DIGITS, Source, load_splits, reading
 
 
 def open_source(config: DataOptions) -> Source:
@@ -63,7 +38,7 @@ def open_source(config: DataOptions) -> Source:
         return _open_folder(config.dataset_name, folder, config)
     if folder.exists() or _looks_like_a_path(config.dataset_name):
         raise DataError(_no_such_folder("dataset_name", folder))
-    return _open_hub(config.dataset_name, config)
+    return open_hub(config.dataset_name, config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +78,7 @@ def find_builder(config: DataOptions) -> FoundBuilder | None:
             f"--streaming reads {name} from the Hub in every epoch, and HF_HUB_OFFLINE is set. Unset it, or "
             "leave out --streaming to use what an earlier run left in the cache."
         )
-    revision = _hub_commit(name, config.dataset_revision)
+    revision = hub_commit(name, config.dataset_revision)
     with reading(name, is_hub=True):
         builder = datasets.load_dataset_builder(name, config.dataset_config_name, revision=revision)
     return FoundBuilder(name=name, revision=revision, builder=builder)
@@ -141,14 +116,13 @@ def _open_class_folders(config: DataOptions) -> Source:
     with reading(str(config.train_dir)):
         splits = None if any(map(has_table, folders.values())) else read_class_folders(folders)
     if splits is None:
-        found = _load(
+        splits = load_splits(
             str(config.train_dir),
             lambda: datasets.load_dataset(
                 "imagefolder",
                 data_files={split: f"{glob.escape(str(folder))}/**" for split, folder in folders.items()},
             ),
         )
-        splits = _as_splits(found)
     train = folders["train"]
     name = train.parent.name if train.name.lower() in ("train", "training") else train.name
     return Source(name=name or train.name, revision=None, splits=splits, folders=tuple(folders.values()))
@@ -163,15 +137,15 @@ def _open_folder(name: str, folder: Path, config: DataOptions) -> Source:
     if splits is not None:
         return Source(name=folder.name, revision=None, splits=splits, folders=(folder,))
     if _is_saved(folder):
-        found = _load(name, lambda: datasets.load_from_disk(str(folder)))
+        splits = load_splits(name, lambda: datasets.load_from_disk(str(folder)))
     else:
-        found = _load(
+        splits = load_splits(
             name,
             lambda: datasets.load_dataset(
                 str(folder), config.dataset_config_name, data_files=_split_patterns(folder)
             ),
         )
-    return Source(name=folder.name, revision=None, splits=_as_splits(found), folders=(folder,))
+    return Source(name=folder.name, revision=None, splits=splits, folders=(folder,))
 
 
 def _is_saved(folder: Path) -> bool:
@@ -191,76 +165,6 @@ def _split_patterns(folder: Path) -> dict[str, list[str]] | None:
     return {str(split): [f"{escaped}/{pattern}" for pattern in patterns] for split, patterns in found.items()}
 
 
-def _open_hub(name: str, config: DataOptions) -> Source:
-    """A data set of the Hub at one commit. It is looked up first: a Hub out of reach shows in seconds."""
-    revision = config.dataset_revision
-    if not constants.is_offline_mode():
-        revision = _hub_commit(name, revision)
-    found = _load(
-        name, lambda: datasets.load_dataset(name, config.dataset_config_name, revision=revision), is_hub=True
-    )
-    cached_files = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
-    folders = (cached_files.resolve(), Path(datasets.config.DOWNLOADED_DATASETS_PATH).resolve())
-    return Source(name=name, revision=revision, splits=_as_splits(found), folders=folders)
-
-
-def _hub_commit(name: str, revision: str | None) -> str:
-    try:
-        commit = HfApi().dataset_info(name, revision=revision, timeout=_HUB_TIMEOUT).sha
-    except GatedRepoError as error:
-        raise DataError(
-            f"The data set {name} is gated: accept its conditions at {constants.ENDPOINT}/datasets/{name}, "
-            "then log in with: hf auth login"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise DataError(_no_such_dataset(name)) from error
-    except RevisionNotFoundError as error:
-        raise DataError(
-            f"The data set {name} has no revision {revision!r}. Give a branch, tag or commit to "
-            "--dataset_revision, or leave it out for the newest."
-        ) from error
-    except HFValidationError as error:
-        raise DataError(f"{_no_such_dataset(name)} ({error})") from error
-    except (HTTPError, OSError) as error:
-        raise DataError(_unreachable(name, error)) from error
-    assert commit is not None, f"the Hub gave no commit for {name}"
-    return commit
-
-
-def _load(
-    name: str, load: Callable[[], datasets.DatasetDict | datasets.Dataset], *, is_hub: bool = False
-) -> datasets.DatasetDict | datasets.Dataset:
-    """What `load` returns, with the errors of `datasets` turned into help."""
-    with reading(name, is_hub=is_hub):
-        return load()
-
-
-@contextmanager
-def reading(name: str, *, is_hub: bool = False) -> Iterator[None]:
-    """Inside, the errors of `datasets` become help: DataErrors."""
-    try:
-        yield
-    except DataError:
-        raise
-    except (HTTPError, ConnectionError) as error:
-        raise DataError(_unreachable(name, error)) from error
-    except DatasetNotFoundError as error:
-        raise DataError(_no_such_dataset(name)) from error
-    except (DatasetsError, ValueError, OSError, RuntimeError) as error:
-        where = "the Hub's data set" if is_hub else "the folder"
-        raise DataError(
-            f"Cannot read {where} {name} as images: {_first_line(error.__cause__ or error)} A folder "
-            "holds a folder of images per class, or images and a metadata.csv, or Parquet files, or what "
-            "`save_to_disk` wrote."
-        ) from error
-
-
-def _as_splits(found: datasets.DatasetDict | datasets.Dataset) -> dict[str, datasets.Dataset]:
-    if isinstance(found, datasets.Dataset):
-        return {str(found.split or "all"): found}
-    return {str(name): split for name, split in found.items()}
-
-
 def _looks_like_a_path(name: str) -> bool:
     return name.startswith((".", "~", os.sep)) or name.endswith(os.sep) or name.count("/") > 1
 
@@ -273,34 +177,3 @@ def _no_such_folder(option: str, folder: Path) -> str:
     missing = folder.absolute().relative_to(parent).parts[0]
     hint = f" In {parent}: {nearest(missing, siblings)}" if siblings else f" {parent} has no folders."
     return f"--{option} {folder}: there is no such folder.{hint}"
-
-
-def _no_such_dataset(name: str) -> str:
-    folders = [entry.name for entry in Path().iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-    return (
-        f"There is no data set {name!r}: not on the Hub ({constants.ENDPOINT}, or it is private and you are "
-        "not logged in: hf auth login), not a folder here, not the embedded one; "
-        f"{nearest(name, [DIGITS, *folders])}"
-    )
-
-
-def _unreachable(name: str, error: Exception) -> str:
-    similar = (
-        f" If you meant the embedded data set: {DIGITS}." if nearest(name, [DIGITS]).startswith("did") else ""
-    )
-    cache = datasets.config.HF_DATASETS_CACHE
-    if constants.is_offline_mode():
-        return (
-            f"The data set {name} is not in the cache {cache}, and HF_HUB_OFFLINE is set.{similar} Unset it "
-            f"to download from {constants.ENDPOINT} (HF_ENDPOINT)."
-        )
-    return (
-        f"The Hub at {constants.ENDPOINT} cannot be reached for the data set {name} "
-        f"({type(error).__name__}: {_first_line(error)}).{similar} Check the network, or HF_ENDPOINT if "
-        f"you use a mirror. If an earlier run left it in the cache {cache}, set HF_HUB_OFFLINE=1 to use it."
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
