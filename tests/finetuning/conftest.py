@@ -69,22 +69,17 @@ def server() -> Iterator["ForkServer"]:
 @pytest.fixture(scope="session")
 def uninterrupted(server: "ForkServer", tmp_path_factory) -> Path:
     """The small run, done in one go on one process; with its ledger beside it."""
-    from .runs import log_of
-
     folder = tmp_path_factory.mktemp("straight") / "run"
     ledger = {"fault": "ledger", "file": str(folder.with_name("ledger"))}
-    assert server.run(folder, faults=[ledger]) == 0, log_of(folder).read_text()
+    server.run(folder, faults=[ledger])
     return folder
 
 
 @pytest.fixture(scope="session")
 def on_two(server: "ForkServer", tmp_path_factory) -> Path:
     """The small run on two processes, done in one go."""
-    from .runs import log_of
-
     folder = tmp_path_factory.mktemp("two") / "run"
-    for process in server.start_two(folder):
-        assert server.wait(process) == 0, log_of(folder).read_text()
+    server.run_two(folder)
     return folder
 
 

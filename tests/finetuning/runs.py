@@ -66,9 +66,20 @@ class ForkServer:
         """The exit code of a run; negative for a signal."""
         return self._ask("wait", process)
 
-    def run(self, folder: Path, *arguments: str, **options: Any) -> int:
-        """The exit code of a run to its end."""
-        return self.wait(self.start(folder, *arguments, **options))
+    def run(self, folder: Path, *arguments: str, code: int = 0, **options: Any) -> str:
+        """What all starts of a run have printed after one more, which has to end with the exit code."""
+        return self.ended([self.start(folder, *arguments, **options)], folder, code=code)
+
+    def run_two(self, folder: Path, *arguments: str, code: int = 0, **options: Any) -> str:
+        """The same for a run on two processes."""
+        return self.ended(self.start_two(folder, *arguments, **options), folder, code=code)
+
+    def ended(self, processes: Sequence[int], folder: Path, *, code: int = 0) -> str:
+        """The same for processes of the run that have been started."""
+        codes = [self.wait(process) for process in processes]
+        said = log_of(folder).read_text()
+        assert codes == [code] * len(processes), said
+        return said
 
     def start_two(self, folder: Path, *arguments: str, **options: Any) -> list[int]:
         """The same run on two processes, with the same images in every step."""

@@ -23,8 +23,7 @@ logger = logging.getLogger(__name__)
 
 PROJECT = "resnet_hub"
 SECONDS_BETWEEN_TRIES = 60.0
-SHARE_OF_TRIES = 0.05
-"""Share of a run's time that a tracker may take while it fails: wandb waits for a network for 90 seconds."""
+SHORT_TRY = 3.0  # seconds; after a longer one, as wandb's wait for a network, it is left alone for longer
 IDENTITY = "tracker_id.txt"
 """File of a run's folder that holds the id by which trackers know the run again."""
 _USUAL = ("tensorboard", "wandb", "trackio", "mlflow")
@@ -129,7 +128,7 @@ class _Guarded:
                 )
             self._has_failed = True
             now = time.monotonic()
-            self._quiet_until = now + max(SECONDS_BETWEEN_TRIES, (now - begun) / SHARE_OF_TRIES)
+            self._quiet_until = now + SECONDS_BETWEEN_TRIES * max(1.0, (now - begun) / SHORT_TRY)
 
     def finish(self) -> None:
         """Let a tracker that was started write what it still holds, though it failed a short time ago."""

@@ -38,8 +38,7 @@ def test_a_run_goes_on_without_checkpoints_and_ends_the_same(
 ):
     folder = tmp_path / "run"
     process = start_and_fill_the_disk(server, folder, SMALLER_THAN_THE_OPTIMIZER)
-    assert server.wait(process) == 0, log_of(folder).read_text()
-    assert "No checkpoint could be written at step" in log_of(folder).read_text()
+    assert "No checkpoint could be written at step" in server.ended([process], folder)
     assert weights_hash(folder) == weights_hash(uninterrupted)
     assert events_without_time(folder) == events_without_time(uninterrupted)
 
@@ -89,7 +88,7 @@ def test_checkpoints_that_can_no_longer_be_written_cost_a_warning_each_and_no_ru
     server: ForkServer, uninterrupted: Path, tmp_path: Path
 ):
     folder = tmp_path / "run"
-    assert server.run(folder, faults=[happens("engine.step.train_step", "SIGTERM", call=16)]) == 75
+    server.run(folder, faults=[happens("engine.step.train_step", "SIGTERM", call=16)], code=75)
     (folder / "checkpoints").chmod(0o500)
     before = saved(folder)
     command = finetune_command(*SMALL, "--output_dir", folder)
@@ -106,14 +105,13 @@ def test_an_export_that_cannot_be_written_ends_with_1_and_the_same_command_goes_
 ):
     folder = tmp_path / "run"
     process = start_and_fill_the_disk(server, folder, SMALLER_THAN_THE_WEIGHTS)
-    assert server.wait(process) == 1, log_of(folder).read_text()
-    said = log_of(folder).read_text()
+    said = server.ended([process], folder, code=1)
     assert "The disk does not take what is written" in said
     assert "the same command goes on" in said
     assert "Traceback" not in said
     assert saved(folder)
     assert not (folder / "report.json").exists()
-    assert server.run(folder) == 0, log_of(folder).read_text()
+    server.run(folder)
     assert "going on from step" in log_of(folder).read_text()
     assert_same_run(folder, uninterrupted)
 
@@ -124,7 +122,6 @@ def test_a_signal_that_finds_the_disk_full_ends_with_1_and_names_what_is_whole(
     folder = tmp_path / "run"
     process = start_and_fill_the_disk(server, folder, SMALLER_THAN_THE_WEIGHTS)
     os.kill(process, signal.SIGTERM)
-    assert server.wait(process) == 1, log_of(folder).read_text()
-    assert "could not be written" in log_of(folder).read_text()
-    assert server.run(folder) == 0, log_of(folder).read_text()
+    assert "could not be written" in server.ended([process], folder, code=1)
+    server.run(folder)
     assert_same_run(folder, uninterrupted)

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config.options import MachineOptions
-from resnet_hub.finetuning.engine.forward import full_float32
 from resnet_hub.finetuning.machine import machine as machines
 from resnet_hub.finetuning.machine.cpu import available_cores
 from resnet_hub.finetuning.machine.machine import (
@@ -128,14 +127,3 @@ def test_engines_that_cut_the_network_up_are_refused(engine: DistributedType):
     accelerator: Any = SimpleNamespace(distributed_type=engine)
     with pytest.raises(ConfigError, match="accelerate launch --multi_gpu"):
         _refuse_other_engines(accelerator)
-
-
-def test_full_float32_is_full_and_ends_as_it_began():
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
-    with full_float32():
-        assert torch.get_float32_matmul_precision() == "highest"
-        assert not torch.backends.cudnn.allow_tf32
-    assert torch.get_float32_matmul_precision() == "high"
-    assert torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")

@@ -44,12 +44,11 @@ def test_a_signal_at_every_station_of_a_run_changes_nothing(
     folder, happened = tmp_path / "run", tmp_path / "happened"
     for at, call, what, step in STATIONS:
         faults = [happens(at, what, call=call)]
-        code = server.run(folder, *EVERY_STEP, faults=faults, HAPPENED=str(happened))
-        assert code == 75, (at, log_of(folder).read_text())
+        server.run(folder, *EVERY_STEP, faults=faults, HAPPENED=str(happened), code=75)
         assert time.time() - happened.stat().st_mtime < 10
         newest = max(saved(folder), default=None)
         assert newest is None if step is None else str(newest).startswith(f"step-{step:08d}"), (at, newest)
-    assert server.run(folder) == 0, log_of(folder).read_text()
+    server.run(folder)
     assert_same_run(folder, uninterrupted)
     assert log_of(folder).read_text().count("the same command goes on") == len(STATIONS)
 
@@ -65,7 +64,7 @@ BALANCED = (
 def balanced(server: ForkServer, tmp_path_factory) -> Path:
     """The default recipe, done in one go."""
     folder = tmp_path_factory.mktemp("balanced") / "run"
-    assert server.run(folder, base=BALANCED) == 0, log_of(folder).read_text()
+    server.run(folder, base=BALANCED)
     return folder
 
 
@@ -84,11 +83,8 @@ def test_the_default_recipe_can_be_stopped_and_killed_wherever_it_is(
         "training.epochs._validate",
         "engine.step.train_step",
     ):
-        assert server.run(folder, base=BALANCED, faults=[happens(at, what)]) == code, (
-            at,
-            log_of(folder).read_text(),
-        )
-    assert server.run(folder, base=BALANCED) == 0, log_of(folder).read_text()
+        server.run(folder, base=BALANCED, faults=[happens(at, what)], code=code)
+    server.run(folder, base=BALANCED)
     assert_same_run(folder, balanced)
 
 
@@ -102,9 +98,9 @@ def test_a_second_signal_while_the_last_checkpoint_is_written_changes_nothing(
         happens(":files._make_durable", "SIGTERM"),
     ]
     rarely = ("--checkpoint_minutes", "10")
-    assert server.run(folder, *rarely, faults=signals, HAPPENED=str(happened)) == 75
+    server.run(folder, *rarely, faults=signals, HAPPENED=str(happened), code=75)
     assert saved(folder) == {"step-00000002"}
-    assert server.run(folder) == 0, log_of(folder).read_text()
+    server.run(folder)
     assert_same_run(folder, uninterrupted)
 
 
@@ -113,9 +109,9 @@ def test_a_second_ctrl_c_ends_a_run_at_once_and_its_checkpoints_stay(
     server: ForkServer, uninterrupted: Path, tmp_path: Path
 ):
     folder = tmp_path / "run"
-    assert server.run(folder, faults=[happens("engine.step.train_step", "SIGINT twice", call=9)]) == 1
+    server.run(folder, faults=[happens("engine.step.train_step", "SIGINT twice", call=9)], code=1)
     assert "KeyboardInterrupt" in log_of(folder).read_text()
-    assert server.run(folder) == 0, log_of(folder).read_text()
+    server.run(folder)
     assert_same_run(folder, uninterrupted)
 
 
@@ -196,11 +192,10 @@ def test_a_signal_to_another_launcher_alone_saves_too(
     assert launched.wait(timeout=30) == LAUNCHERS[launcher], log_of(folder).read_text()
     assert "the same command goes on" in log_of(folder).read_text()
     if processes == 1:
-        assert server.run(folder) == 0, log_of(folder).read_text()
+        server.run(folder)
         assert_same_run(folder, uninterrupted)
     else:
-        codes = [server.wait(process) for process in server.start_two(folder)]
-        assert codes == [0, 0], log_of(folder).read_text()
+        server.run_two(folder)
         assert_same_run(folder, on_two)
     assert (RunReport.load(folder / "report.json").resumed_from_step or 0) > 0
 
@@ -225,11 +220,11 @@ def test_two_runs_do_not_share_a_folder(server: ForkServer, uninterrupted: Path,
     first = server.start(folder, faults=[happens("engine.step.train_step", "stopped", call=4)])
     wait_until(lambda: psutil.Process(first).status() == psutil.STATUS_STOPPED)
     before = saved(folder)
-    assert server.run(folder) == 2
+    server.run(folder, code=2)
     assert "is in use: another process is fine-tuning into it" in log_of(folder).read_text()
     assert saved(folder) == before
     os.kill(first, signal.SIGCONT)
-    assert server.wait(first) == 0, log_of(folder).read_text()
+    server.ended([first], folder)
     assert_same_run(folder, uninterrupted)
     assert RunReport.load(folder / "report.json").resumed_from_step is None
 

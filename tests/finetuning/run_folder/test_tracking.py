@@ -17,7 +17,7 @@ from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.run_folder import tracking
 from resnet_hub.finetuning.run_folder.tracking import Tracking, check_trackers, tracker_names
 
-from ..runs import ForkServer, assert_same_run, happens, log_of
+from ..runs import ForkServer, assert_same_run, happens
 
 TRAIN_STEPS, VALIDATION_STEPS = [10, 20, 30], [6, 12, 18, 24, 30]
 
@@ -28,8 +28,10 @@ def test_a_tracker_that_fails_at_every_call_is_mentioned_once_and_changes_nothin
     starts: bool, server: ForkServer, uninterrupted: Path, tmp_path: Path
 ):
     folder, calls = tmp_path / "run", tmp_path / "calls"
-    assert run_with_a_broken_tracker(server, folder, calls, starts=starts) == 0, log_of(folder).read_text()
-    assert log_of(folder).read_text().count("The tracker broken failed") == 1
+    broken = {"fault": "broken_tracker", "calls": str(calls), "starts": starts}
+    impatient = {"fault": "patient_trackers", "seconds": 0}
+    said = server.run(folder, "--report_to", "broken,tensorboard", faults=[broken, impatient])
+    assert said.count("The tracker broken failed") == 1
     once_started = ["start", "store_init_configuration", *["log"] * 8, "finish"]
     assert calls.read_text().split() == (once_started if starts else ["start"] * 9)
     assert steps_shown(folder, "train/loss") == TRAIN_STEPS
@@ -41,8 +43,7 @@ def test_a_tracker_that_fails_at_every_call_is_mentioned_once_and_changes_nothin
 def test_of_two_processes_one_starts_the_trackers(server: ForkServer, tmp_path: Path):
     folder, calls = tmp_path / "run", tmp_path / "calls"
     faults = [{"fault": "broken_tracker", "calls": str(calls), "starts": True}]
-    processes = server.start_two(folder, "--report_to", "broken", faults=faults)
-    assert [server.wait(process) for process in processes] == [0, 0], log_of(folder).read_text()
+    server.run_two(folder, "--report_to", "broken", faults=faults)
     assert calls.read_text().split() == ["start", "store_init_configuration", "finish"]
 
 
@@ -194,8 +195,8 @@ def test_a_resumed_run_shows_each_step_once_in_tensorboard(
         ("engine.step.train_step", "killed", 12, -9),
         ("training.epochs.reestimate_batchnorm", "SIGTERM", 2, 75),
     ):
-        assert server.run(folder, *options, faults=[happens(at, what, call=call)]) == code
-    assert server.run(folder, *options) == 0, log_of(folder).read_text()
+        server.run(folder, *options, faults=[happens(at, what, call=call)], code=code)
+    server.run(folder, *options)
     assert_same_run(folder, uninterrupted)
     assert steps_shown(folder, "train/loss") == TRAIN_STEPS
     assert steps_shown(folder, "validation/accuracy") == VALIDATION_STEPS
@@ -285,14 +286,6 @@ def stand_in_for(package: str, monkeypatch) -> list[dict[str, Any]]:
     )
     monkeypatch.setitem(sys.modules, package, module)
     return started
-
-
-def run_with_a_broken_tracker(server: ForkServer, folder: Path, calls: Path, *, starts: bool) -> int:
-    faults = [
-        {"fault": "broken_tracker", "calls": str(calls), "starts": starts},
-        {"fault": "patient_trackers", "seconds": 0},
-    ]
-    return server.run(folder, "--report_to", "broken,tensorboard", faults=faults)
 
 
 def steps_shown(folder: Path, name: str) -> list[int]:
