@@ -14,7 +14,7 @@ from resnet_hub.finetuning.machine.launcher import run_processes
 
 _DESCRIPTION = """Fine-tune a ResNet on an image data set: recipes/finetune.py, started for the devices of
 this machine. SIGTERM and Ctrl-C save a checkpoint. Exit codes: 0 done; 2 bad input, nothing written over; 75
-stopped by a signal, and the same command goes on; 1 anything else. Many machines: see recipes/README.md."""
+stopped by a signal, and the same command resumes; 1 anything else. Many machines: see recipes/README.md."""
 _PROG = "resnet-hub finetune"
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' WSL
 

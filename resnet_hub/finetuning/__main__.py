@@ -4,7 +4,7 @@ From a checkout: accelerate launch recipes/finetune.py --config recipes/configs/
 From an install: accelerate launch -m resnet_hub.finetuning --train_dir photos --model my_resnet50
 
 Exit codes: 0 done; 2 bad input, nothing written over; 75 stopped by SIGTERM, SIGINT, SIGHUP or SIGUSR1 with
-all saved that there was, and the same command goes on; 1 anything else.
+all saved that there was, and the same command resumes; 1 anything else.
 """
 
 import logging

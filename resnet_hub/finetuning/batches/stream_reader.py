@@ -132,7 +132,7 @@ class _ReadAhead(Iterator[T], Generic[T]):
             text = str(made).strip().splitlines()
             raise RunError(
                 f"The training images cannot be read any further ({type(made).__name__}: "
-                f"{text[0] if text else 'no more is known'}). When they can be, the same command goes on "
+                f"{text[0] if text else 'no more is known'}). When they can be, the same command resumes "
                 "from the last checkpoint."
             ) from made
         return made

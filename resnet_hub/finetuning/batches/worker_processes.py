@@ -63,7 +63,7 @@ class LastingLoader(Generic[T]):
     """Loads batches by their keys, in worker processes that are kept from one series of keys to the next.
 
     A worker that dies (the kernel kills the largest process when memory is short) or hangs is replaced
-    together with the others, with a warning, and the batches go on where they were, with the same images.
+    together with the others, with a warning, and the batches continue where they were, with the same images.
     """
 
     def __init__(self, images: Dataset[T], options: LoaderOptions) -> None:
@@ -93,10 +93,10 @@ class LastingLoader(Generic[T]):
                 if failed_at == done:
                     raise LoaderProcessesError(
                         f"{lost}, twice at the same batch. A smaller --dataloader_num_workers needs less "
-                        f"memory, 0 loads in the main process; the same command goes on."
+                        f"memory, 0 loads in the main process; the same command resumes."
                     ) from lost
                 failed_at = done
-                logger.warning("%s; they are replaced and the run goes on.", lost)
+                logger.warning("%s; they are replaced and the run continues.", lost)
                 self._replace_workers()
 
     def _series(self, keys: Iterable[Any]) -> Iterator[T]:

@@ -21,7 +21,7 @@ def naming_full_disks() -> Iterator[None]:
             raise
         raise RunError(
             f"The disk does not take what is written: {error}. The checkpoints that are there are whole; "
-            f"make room, and the same command goes on from the newest."
+            f"make room, and the same command resumes from the newest."
         ) from error
 
 

@@ -78,7 +78,7 @@ def _describe(error: RuntimeError) -> str:
     first_line = str(error).strip().partition("\n")[0][:300]
     return (
         f"Process {rank} cannot continue: {'; '.join(causes)}. What it printed is above. Once that is put "
-        f"right, the same command goes on from the newest checkpoint. ({first_line})"
+        f"right, the same command resumes from the newest checkpoint. ({first_line})"
     )
 
 

@@ -11,13 +11,13 @@ from typing import Any
 from resnet_hub.finetuning.machine.launcher import LAUNCHED, PREEMPTED, replace_handlers, restore_handlers
 
 EXIT_CODE = PREEMPTED
-MESSAGE = "stopped by a signal; the same command goes on from here"
+MESSAGE = "stopped by a signal; the same command resumes from here"
 # torchrun, accelerate launch, resnet-hub finetune
 _LAUNCHER_VARIABLES = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_BACKEND", LAUNCHED)
 
 
 class Preempted(Exception):
-    """The run was asked to stop and has saved what it needs to go on."""
+    """The run was asked to stop and has saved what it needs to resume."""
 
 
 class PreemptionWatch:

@@ -49,7 +49,7 @@ class Teacher:
         return logits if self.order is None else logits[:, self.order]
 
     def digest(self) -> str:
-        """A digest of its weights: a run goes on with the teacher that it began with."""
+        """A digest of its weights: a run resumes with the teacher that it began with."""
         digest = hashlib.sha256()
         for tensor in self.network.state_dict().values():
             digest.update(tensor.cpu().contiguous().numpy().tobytes())

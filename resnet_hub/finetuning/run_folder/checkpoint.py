@@ -69,7 +69,7 @@ def read_newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole, or None where there is none at all.
 
     A damaged one is passed over with a warning that names the damaged file. Raises CheckpointError when there
-    are checkpoints and all are damaged: starting anew would throw work away that somebody may want to rescue.
+    are checkpoints and all are damaged: starting over would throw away work that somebody may want to rescue.
     """
     damages = []
     for path in _newest_first(folder):
@@ -81,7 +81,7 @@ def read_newest_checkpoint(folder: Path) -> Checkpoint | None:
     if damages:
         raise CheckpointError(
             f"All checkpoints in {folder} are damaged: {'; '.join(damages)}. Restore one from a backup, "
-            f"or use another --output_dir to start anew."
+            f"or start over in another --output_dir."
         )
     return None
 

@@ -28,7 +28,7 @@ class EventLog:
         self._has_warned = False
 
     def add(self, event: str, *, step: int, epoch: float, **values: Any) -> None:
-        """Append an event; on a disk that does not take it, say so once and go on."""
+        """Append an event; if the disk does not take it, warn once and keep it."""
         envelope = (event, step, round(epoch, 4), round(time.time(), 3))
         record = dict(zip(ENVELOPE, envelope, strict=True)) | values
         self._waiting += (json.dumps(record, ensure_ascii=False) + "\n").encode()

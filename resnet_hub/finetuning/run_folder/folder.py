@@ -24,7 +24,7 @@ except ImportError:  # Windows
 logger = logging.getLogger(__name__)
 
 # A resumed run may differ in these: they change neither the samples nor the steps. The batch size per
-# process is compared as images per step, so that a run can go on with another number of processes.
+# process is compared as images per step, so that a run can resume with another number of processes.
 _FREE_TO_CHANGE = frozenset(
     {
         "checkpoint_minutes",
@@ -108,14 +108,14 @@ class RunFolder:
         if is_unfinished and resume == "never":
             raise ConfigError(
                 f"--output_dir {self.path} holds an unfinished run, which --resume never leaves alone. "
-                f"Name another --output_dir, or leave --resume out to go on."
+                f"Name another --output_dir, or leave --resume out to resume it."
             )
         if not is_unfinished and resume == "must":
             raise ConfigError(f"--resume must: there is no unfinished run in --output_dir {self.path}.")
         if resume == "must" and not any(self.checkpoints.glob("step-*")):
             raise ConfigError(
-                f"--resume must: there is no checkpoint in {self.checkpoints} to go on from. Leave --resume "
-                f"out to begin this run anew."
+                f"--resume must: there is no checkpoint in {self.checkpoints} to resume from. Leave "
+                f"--resume out to start this run over."
             )
         if not is_unfinished and self._has_foreign_files():
             raise ConfigError(
@@ -175,7 +175,7 @@ class RunFolder:
         if differences:
             raise ConfigError(
                 f"--output_dir {self.path} holds an unfinished run that is not this one: "
-                f"{'; '.join(differences)}. Type the same command to go on with it "
+                f"{'; '.join(differences)}. Type the same command to resume it "
                 f"(--config {self.config}), or name another --output_dir."
             )
 

@@ -102,7 +102,7 @@ def start_or_resume(run: Run) -> Training:
         scaler, scale = run.machine.accelerator.scaler, checkpoint.values["scaler"]
         if scaler is not None and scale is not None:  # the run may have begun with bf16
             scaler.load_state_dict(scale)
-        run.display.say(f"going on from step {progress.step} of {run.total_steps}")
+        run.display.say(f"resuming from step {progress.step} of {run.total_steps}")
     log = EventLog(run.folder.metrics)
     if run.machine.is_main and run.folder.config.exists():  # a search for a rate has begun no run
         _tidy_up(run, log, checkpoint, progress)
@@ -165,7 +165,7 @@ def save(run: Run, training: Training, *, must: bool = False) -> None:
         if must:
             raise CheckpointError(
                 f"The checkpoint of step {training.progress.step} could not be written ({error}). Earlier "
-                f"ones are whole; make room, and the same command goes on from the newest."
+                f"ones are whole; make room, and the same command resumes from the newest."
             ) from error
         logger.warning("No checkpoint could be written at step %d: %s", training.progress.step, error)
     training.saving_seconds = time.monotonic() - training.last_saved
@@ -218,7 +218,7 @@ def _tidy_up(run: Run, log: EventLog, checkpoint: Checkpoint | None, progress: P
         run.folder.write_bad_images(all_left_out(run, progress))
     elif dropped:
         logger.warning(
-            "There is no checkpoint in %s, so the run begins anew; the %d events in its log are dropped.",
+            "There is no checkpoint in %s, so the run starts over; the %d events in its log are dropped.",
             run.folder.checkpoints,
             dropped,
         )

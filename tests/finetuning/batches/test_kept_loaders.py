@@ -52,5 +52,5 @@ def test_loader_processes_that_end_or_stop_while_they_wait_are_replaced(
     os.kill(waiting[0].pid, how)
     time.sleep(0.5)
     assert torch.equal(evaluate(run, training, run.data.validation, training.network), expected)
-    assert "they are replaced and the run goes on" in caplog.text
+    assert "they are replaced and the run continues" in caplog.text
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in waiting)

@@ -347,5 +347,5 @@ def test_a_file_that_disappears_stops_the_run_with_help(tmp_path: Path):
     folder = parquet_folder(tmp_path, three_classes(60), [30, 30])
     data = load_data(FinetuneConfig(dataset_name=str(folder), validation_fraction=0.0, **NO_TEST))
     (folder / "train-00001.parquet").unlink()
-    with pytest.raises(RunError, match="the same command goes on from the last checkpoint"):
+    with pytest.raises(RunError, match="the same command resumes from the last checkpoint"):
         list(batches_of(stream_of(data)).epoch(0))

@@ -115,4 +115,4 @@ def test_a_line_that_breaks_for_good_stops_the_run_and_says_how_to_go_on(hub, ru
     done = run_python(_STREAM + _BREAK)
     assert done.returncode == 0, done.stderr
     assert "cannot be read any further" in done.stdout
-    assert "the same command goes on from the last checkpoint" in done.stdout
+    assert "the same command resumes from the last checkpoint" in done.stdout

@@ -54,6 +54,6 @@ def test_a_compiled_run_exports_the_network_and_goes_on_without_compiling(tmp_pa
     (folder / "report.json").unlink()
     again = run_command(finetune_command(*arguments))
     assert again.returncode == 0, again.stderr
-    assert "going on from step" in again.stderr
+    assert "resuming from step" in again.stderr
     assert "torch_compile was True, is False" in again.stderr
     assert json.loads((folder / "report.json").read_text())

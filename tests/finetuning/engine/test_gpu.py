@@ -59,7 +59,7 @@ def test_a_run_whose_launcher_is_asked_to_stop_goes_on(tmp_path: Path):
             assert time.monotonic() < asked + 10
             time.sleep(0.05)
         launcher.wait()
-    assert "going on from step" in (tmp_path / "said").read_text()
+    assert "resuming from step" in (tmp_path / "said").read_text()
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

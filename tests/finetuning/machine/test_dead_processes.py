@@ -46,7 +46,7 @@ def test_loader_processes_that_die_or_hang_are_replaced_and_nothing_changes(
     options = (*WORKERS, "--ddp_timeout", "5")
     server.run(folder, *options, faults=[fault], HAPPENED=str(happened))
     assert time.time() - happened.stat().st_mtime < 60
-    assert log_of(folder).read_text().count("they are replaced and the run goes on") == 1
+    assert log_of(folder).read_text().count("they are replaced and the run continues") == 1
     assert said in log_of(folder).read_text()
     assert_same_run(folder, uninterrupted)
 
@@ -63,7 +63,7 @@ def test_loader_processes_that_die_again_and_again_end_the_run_and_the_same_comm
     last = log_of(folder).read_text().splitlines()[-1]
     assert "twice at the same batch" in last
     assert "--dataloader_num_workers" in last
-    assert "the same command goes on" in last
+    assert "the same command resumes" in last
     server.run(folder, *WORKERS)
     assert_same_run(folder, uninterrupted)
 
@@ -98,7 +98,7 @@ def test_when_a_process_raises_or_hangs_the_other_one_says_so_and_ends(
         assert server.wait(processes[rank]) == -signal.SIGKILL
     last = "\n".join(log_of(folder).read_text().splitlines()[-20:])
     assert said in last
-    assert "the same command goes on" in last
+    assert "the same command resumes" in last
     if what == "raises":
         assert "ZeroDivisionError: a broken step" in last
     assert saved(folder)

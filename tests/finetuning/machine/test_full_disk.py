@@ -107,12 +107,12 @@ def test_an_export_that_cannot_be_written_ends_with_1_and_the_same_command_goes_
     process = start_and_fill_the_disk(server, folder, SMALLER_THAN_THE_WEIGHTS)
     said = server.ended([process], folder, code=1)
     assert "The disk does not take what is written" in said
-    assert "the same command goes on" in said
+    assert "the same command resumes" in said
     assert "Traceback" not in said
     assert saved(folder)
     assert not (folder / "report.json").exists()
     server.run(folder)
-    assert "going on from step" in log_of(folder).read_text()
+    assert "resuming from step" in log_of(folder).read_text()
     assert_same_run(folder, uninterrupted)
 
 

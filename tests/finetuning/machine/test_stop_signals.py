@@ -1,4 +1,4 @@
-"""Whenever a signal asks a run to stop, it saves and ends within seconds, and the same command goes on."""
+"""Whenever a signal asks a run to stop, it saves and ends within seconds, and the same command resumes."""
 
 import os
 import signal
@@ -50,7 +50,7 @@ def test_a_signal_at_every_station_of_a_run_changes_nothing(
         assert newest is None if step is None else str(newest).startswith(f"step-{step:08d}"), (at, newest)
     server.run(folder)
     assert_same_run(folder, uninterrupted)
-    assert log_of(folder).read_text().count("the same command goes on") == len(STATIONS)
+    assert log_of(folder).read_text().count("the same command resumes") == len(STATIONS)
 
 
 # The default: weights in the package, fc fitted first, then all layers.
@@ -138,7 +138,7 @@ def test_a_signal_in_start_up_ends_with_75_and_nothing_is_begun(moment: str, tmp
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=10)
     assert process.returncode == 75, errors
-    assert b"the same command goes on" in errors
+    assert b"the same command resumes" in errors
     assert not folder.exists()
 
 
@@ -190,7 +190,7 @@ def test_a_signal_to_another_launcher_alone_saves_too(
     assert len(children) == processes
     assert time.monotonic() - sent < 10
     assert launched.wait(timeout=30) == LAUNCHERS[launcher], log_of(folder).read_text()
-    assert "the same command goes on" in log_of(folder).read_text()
+    assert "the same command resumes" in log_of(folder).read_text()
     if processes == 1:
         server.run(folder)
         assert_same_run(folder, uninterrupted)
@@ -246,7 +246,7 @@ def test_a_signal_while_a_run_is_published_ends_it_and_the_same_command_publishe
     process = psutil.Popen(command, stderr=subprocess.PIPE, env=variables)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
-    assert b"the same command goes on" in errors
+    assert b"the same command resumes" in errors
     repository = hub.storage.repos["models", "alice/digits"]
 
     def is_there() -> bool:

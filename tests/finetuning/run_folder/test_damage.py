@@ -45,7 +45,7 @@ def test_a_run_passes_over_whatever_is_damaged_and_says_what(
         do_damage(folder / "checkpoints" / LAST / file, damage)
         said = server.run(folder, faults=[happens("engine.step.train_step", "SIGTERM")], code=75)
         assert (LAST if name == "manifest" else f"{LAST}/{file}") in said, (damage, said)
-        assert "going on from step 18 " in said
+        assert "resuming from step 18 " in said
         assert saved(folder) == {BEFORE, "step-00000019"}
 
 
@@ -85,7 +85,7 @@ def test_a_run_whose_checkpoints_are_gone_says_so_and_with_resume_must_begins_no
     assert (folder / "metrics.jsonl").read_bytes() == log
     server.run(folder)
     dropped = len(log.splitlines())
-    assert f"the run begins anew; the {dropped} events in its log are dropped" in log_of(folder).read_text()
+    assert f"the run starts over; the {dropped} events in its log are dropped" in log_of(folder).read_text()
     assert_same_run(folder, uninterrupted)
 
 

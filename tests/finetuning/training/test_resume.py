@@ -41,7 +41,7 @@ def test_a_signal_saves_ends_with_75_and_the_same_command_goes_on(
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75, said
     assert time.monotonic() - sent < 10
-    assert "same command goes on" in said
+    assert "same command resumes" in said
     assert not (folder / "report.json").exists()
 
     config = (folder / "config.yaml").read_bytes()
