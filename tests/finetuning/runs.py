@@ -10,7 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from accelerate.state import AcceleratorState
 
 from resnet_hub.finetuning.run_folder.checkpoint import _newest_first
 from resnet_hub.results import RunReport
@@ -83,8 +87,7 @@ class ForkServer:
 
     def start_two(self, folder: Path, *arguments: str, **options: Any) -> list[int]:
         """The same run on two processes, with the same images in every step."""
-        shared = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        shared = two_on_a_cpu(free_port())
         return [
             self.start(folder, *HALF, *arguments, **options, **shared, RANK=str(rank), LOCAL_RANK=str(rank))
             for rank in range(2)
@@ -103,18 +106,25 @@ class ForkServer:
         return int(self._server.stdout.readline())
 
 
-def one_of_two_on_a_cpu(rank: int, port: int) -> dict[str, str]:
-    """What a launcher would set for one of two processes."""
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-    }
+def on_two_processes(work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What a function of a module gives on each of two processes on CPUs, which share a run."""
+    results, spawn = mp.Manager().dict(), cast(Callable[..., Any], mp.spawn)
+    spawn(_work_as_one_of_two, (free_port(), work, arguments, results), nprocs=2)
+    return [results[0], results[1]]
+
+
+def _work_as_one_of_two(rank: int, port: int, work: Callable[..., Any], arguments: Any, results: Any) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+    os.environ |= two_on_a_cpu(port)
+    results[rank] = work(*arguments)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    dist.destroy_process_group()
+
+
+def two_on_a_cpu(port: int) -> dict[str, str]:
+    """What a launcher would set for both of two processes."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return meeting | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
 
 
 def free_port() -> int:

@@ -4,15 +4,13 @@ The machines that run these tests have no small device, so memory runs out where
 error that torch raises.
 """
 
-from collections.abc import Callable
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
-from accelerate.state import AcceleratorState
 from torch import nn
 from torch.optim import SGD
 
@@ -29,10 +27,9 @@ from resnet_hub.finetuning.training.state import Training, save
 from ..runs import (
     ForkServer,
     assert_same_run,
-    free_port,
     happens,
     log_of,
-    one_of_two_on_a_cpu,
+    on_two_processes,
     saved,
 )
 from ..training.test_best import prepared
@@ -189,25 +186,20 @@ def test_a_real_allocation_that_cannot_be_had_is_known_for_what_it_is():
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
 
 
-def _one_of_two(rank: int, port: int, folder: Path, most: int, results: Any) -> None:
-    import os
+def parts_and_weights(folder: Path, *, most: int = BATCH, **options: Any) -> tuple[int, torch.Tensor]:
+    _, training, trainer = begun(folder, mixup=0.0, **options)
+    limit_images(training.network, most)
+    return train(training, trainer).parts, weights(training)
 
-    os.environ |= one_of_two_on_a_cpu(rank, port)
-    _, training, trainer = begun(folder, per_device_train_batch_size=BATCH // 2, mixup=0.0)
-    if rank == 1:
-        limit_images(training.network, most)
-    progress = train(training, trainer)
-    results[rank] = (progress.parts, weights(training))
-    AcceleratorState._reset_state(reset_partial_state=True)
-    torch.distributed.destroy_process_group()
+
+def half_with_a_small_second_device(folder: Path) -> tuple[int, torch.Tensor]:
+    most = 10 if os.environ["RANK"] == "1" else BATCH
+    return parts_and_weights(folder, most=most, per_device_train_batch_size=BATCH // 2)
 
 
 def test_all_processes_agree_on_the_parts_though_only_one_runs_out_of_memory(tmp_path: Path):
-    results = mp.Manager().dict()
-    run: Callable[..., Any] = mp.spawn
-    run(_one_of_two, (free_port(), tmp_path / "two", 10, results), nprocs=2)
-    assert [results[rank][0] for rank in range(2)] == [4, 4]
-    assert torch.equal(results[0][1], results[1][1])
-    _, training, trainer = begun(tmp_path / "one", mixup=0.0)
-    train(training, trainer)
-    torch.testing.assert_close(results[0][1], weights(training), atol=1e-5, rtol=1e-4)
+    first, second = on_two_processes(half_with_a_small_second_device, tmp_path / "two")
+    assert first[0] == second[0] == 4
+    assert torch.equal(first[1], second[1])
+    _, expected = parts_and_weights(tmp_path / "one")
+    torch.testing.assert_close(first[1], expected, atol=1e-5, rtol=1e-4)

@@ -2,21 +2,18 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from resnet_hub.finetuning.training.evaluation import reestimate_batchnorm
 from resnet_hub.results import RunReport
 
 from ..conftest import ROOT, TINY, events_without_time, finetune_command, run_command
-from ..runs import free_port, one_of_two_on_a_cpu
+from ..runs import on_two_processes
 from .test_best import prepared
 
 STEPS = ("--max_train_steps", "12", "--learning_rate", "1e-3", "--mixed_precision", "no")
@@ -97,29 +94,22 @@ def test_bad_input_on_two_processes_is_said_once_and_writes_nothing(tmp_path: Pa
     assert not (tmp_path / "x").exists()
 
 
-def _statistics_on_one_of_two(rank: int, port: int, folder: Path, results: Any) -> None:
-    import os
-
-    os.environ |= one_of_two_on_a_cpu(rank, port)
-    options = {"sync_batchnorm": "no", "images_per_step": 128, "per_device_train_batch_size": 64}
-    run, training = prepared(folder, **options)
+def statistics(folder: Path, **options: Any) -> torch.Tensor:
+    """Mean and variance of the first BatchNorm, (2, channels), estimated from 512 images."""
+    run, training = prepared(folder, images_per_step=128, **options)
     reestimate_batchnorm(run, training.network, epoch=0, num_images=512)
     norm = training.network.bn1
-    results[rank] = torch.stack([norm.running_mean, norm.running_var])
-    AcceleratorState._reset_state(reset_partial_state=True)
-    torch.distributed.destroy_process_group()
+    return torch.stack([norm.running_mean, norm.running_var])
 
 
-def test_statistics_taken_anew_are_those_of_the_images_of_all_processes(tmp_path: Path):
+def statistics_of_half(folder: Path) -> torch.Tensor:
+    return statistics(folder, sync_batchnorm="no", per_device_train_batch_size=64)
+
+
+def test_estimated_statistics_are_those_of_the_images_of_all_processes(tmp_path: Path):
     """Without SyncBatchNorm too, where each process sees its own share only."""
-    results = mp.Manager().dict()
-    spawn: Callable[..., Any] = mp.spawn
-    spawn(_statistics_on_one_of_two, (free_port(), tmp_path / "two", results), nprocs=2)
-    assert torch.equal(results[0], results[1])
-    run, training = prepared(tmp_path / "one", images_per_step=128, per_device_train_batch_size=128)
-    reestimate_batchnorm(run, training.network, epoch=0, num_images=512)
-    norm = training.network.bn1
-    torch.testing.assert_close(results[0][0], norm.running_mean, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(
-        results[0][1], norm.running_var, atol=1e-4, rtol=0.02
-    )  # means of other batches
+    first, second = on_two_processes(statistics_of_half, tmp_path / "two")
+    assert torch.equal(first, second)
+    mean, variance = statistics(tmp_path / "one", per_device_train_batch_size=128)
+    torch.testing.assert_close(first[0], mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(first[1], variance, atol=1e-4, rtol=0.02)  # means of other batches
