@@ -16,7 +16,7 @@ from pathlib import Path
 from resnet_hub.errors import ConfigError
 
 _IS_WINDOWS = os.name == "nt"
-_SCRATCH = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?P<kind>part|old)", re.DOTALL)
+_SCRATCH = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(part|old)", re.DOTALL)
 
 
 def fsync(path: Path) -> None:
@@ -85,23 +85,26 @@ def is_leftover(path: Path) -> bool:
     return _SCRATCH.fullmatch(path.name) is not None and not path.is_symlink()
 
 
-def remove_leftovers(folder: Path, *, unchanged_seconds: float = 0.0) -> None:
-    """Remove what killed processes were writing in this folder; what is newer than that stays.
+def remove_leftovers(
+    folder: Path, *, named: re.Pattern[str] | None = None, unchanged_seconds: float = 0.0
+) -> None:
+    """Remove what killed processes were writing in this folder, under any name or one that matches.
 
-    Call it without an age only where no other process is writing. A folder that was moved away, and whose
-    successor did not come to take its place, gets its name back.
+    What was changed less than `unchanged_seconds` ago stays, as a process may be writing it now. A folder
+    that was moved away, and whose successor did not come to take its place, gets its name back.
     """
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
-        with suppress(OSError):  # another process may be clearing up too
-            if is_leftover(path) and time.time() - path.stat().st_mtime >= unchanged_seconds:
-                found.append((path.stat().st_ctime_ns, path))
-    for _, path in sorted(found, reverse=True):  # of several that were moved away, the newest gets the name
         match = _SCRATCH.fullmatch(path.name)
-        assert match is not None
+        if match is None or path.is_symlink() or (named and not named.fullmatch(match["name"])):
+            continue
+        with suppress(OSError):  # another process may be clearing up too
+            if time.time() - path.stat().st_mtime >= unchanged_seconds:
+                found.append((path.stat().st_ctime_ns, path, folder / match["name"]))
+    for _, path, place in sorted(found, reverse=True):  # of several moved away, the newest returns
         with suppress(OSError):
-            if match["kind"] == "old" and not (folder / match["name"]).exists():
-                path.rename(folder / match["name"])
+            if path.suffix == ".old" and not place.exists():
+                path.rename(place)
             elif path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -123,9 +126,9 @@ def check_new_folder(folder: Path, *, flag: str | None = None) -> None:
 
 def check_can_hold_files(folder: Path, *, flag: str) -> None:
     """Raise ConfigError, naming the flag, if files cannot be written there; writes nothing."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--{flag} {folder} is a file; name a folder.")
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not parent.is_dir():
+        raise ConfigError(f"--{flag} {folder}: {parent} is a file. Name a folder.")
     if not os.access(parent, os.W_OK):
         raise ConfigError(f"--{flag} {folder}: {parent} cannot be written to.")
 

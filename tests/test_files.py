@@ -202,8 +202,9 @@ def test_a_new_file_or_folder_is_told_from_one_that_would_be_lost(tmp_path: Path
 
 def test_a_folder_that_cannot_hold_files_is_refused_before_anything_is_made(tmp_path: Path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ConfigError, match=r"--cache .*is a file"):
-        check_can_hold_files(tmp_path / "file", flag="cache")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(ConfigError, match=r"--cache .*file is a file"):
+            check_can_hold_files(folder, flag="cache")
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # the superuser may write anywhere
     with pytest.raises(ConfigError, match=f"--cache .*: {tmp_path} cannot be written to"):
         check_can_hold_files(tmp_path / "deep" / "er", flag="cache")

@@ -18,8 +18,8 @@ from torch import nn
 
 from resnet_hub.downloads.access import asking, offline
 from resnet_hub.errors import ConfigError
+from resnet_hub.files import check_can_hold_files
 from resnet_hub.finetuning.batches.augment import fixed_views, parse_auto_augment
-from resnet_hub.finetuning.batches.cache_folder import check_cache_folder
 from resnet_hub.finetuning.batches.memory_cache import KeptViews
 from resnet_hub.finetuning.batches.sampler import EpochPlan
 from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
@@ -115,8 +115,9 @@ def _check_request(asked: FinetuneConfig, folder: RunFolder) -> None:
     check_trackers(asked.report_to)
     if asked.auto_augment:
         parse_auto_augment(asked.auto_augment)
-    check_cache_folder(asked.image_cache, flag="image_cache")
-    check_cache_folder(asked.feature_cache, flag="feature_cache")
+    for flag, cache in (("image_cache", asked.image_cache), ("feature_cache", asked.feature_cache)):
+        if cache is not None:
+            check_can_hold_files(cache, flag=flag)
     _check_publishing(asked)
 
 

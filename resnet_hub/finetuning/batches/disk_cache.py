@@ -1,4 +1,4 @@
-"""Training images kept decoded and reduced in a folder: built once, mapped by every worker.
+"""Training images kept decoded and reduced in a folder: built once, read by every worker.
 
 With `--image_cache` every training image is first reduced to a short side at which each random crop still has
 more pixels than the network takes. The cache only remembers the result: an image that is not in it (no room
@@ -9,15 +9,13 @@ what the folder holds.
 import hashlib
 import json
 import logging
-import math
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import PIL
@@ -25,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_hub.errors import ConfigError
-from resnet_hub.finetuning.batches.cache_folder import make_room, write_whole
+from resnet_hub.cache_store import CacheStore
+from resnet_hub.files import check_can_hold_files
 from resnet_hub.finetuning.batches.sampler import Indices
 from resnet_hub.finetuning.data.split import Split
 from resnet_hub.finetuning.machine.ranks import Crew
@@ -36,7 +34,6 @@ from resnet_hub.images.preprocessing import resize_pixels
 logger = logging.getLogger(__name__)
 
 _SHARD = 32  # images in a file: as many large ones are in memory at once while it is built
-_SUFFIX = ".pixels"
 _CHECKSUM_BYTES = 4  # at the end of a file
 
 
@@ -49,14 +46,23 @@ class Reduction:
     mode: ColorMode
     interpolation: str
 
-    def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height after the reduction."""
-        scale = min(1.0, self.short_side / min(width, height))
-        return max(1, round(width * scale)), max(1, round(height * scale))
+    @property
+    def num_channels(self) -> int:
+        """Of the pixels."""
+        return 3 if self.mode == "RGB" else 1
+
+    def sizes(self, full: NDArray[Any]) -> NDArray[np.int64]:
+        """Width and height of images after the reduction, given those before, (images, 2)."""
+        scale = np.minimum(1.0, self.short_side / full.min(axis=1, keepdims=True))
+        return np.maximum(1, np.rint(full * scale)).astype(np.int64)
+
+    def num_bytes(self, full: NDArray[Any]) -> NDArray[np.int64]:
+        """Bytes of the pixels of images of these sizes, (images,)."""
+        return self.sizes(full).prod(axis=1) * self.num_channels
 
     def __call__(self, image: DecodableImage) -> Pixels:
         """The pixels, uint8 (height, width, channels)."""
-        width, height = self.size(image.width, image.height)
+        ((width, height),) = self.sizes(np.array([[image.width, image.height]])).tolist()
         pixels = image.pixels(self.mode, at_least=(width, height))
         if pixels.shape[:2] == (height, width):
             return np.ascontiguousarray(pixels)
@@ -89,7 +95,6 @@ class ReducedImages:
     reduction: Reduction
     shards: tuple[Path | None, ...]
     """The file of each _SHARD images; None where there is none."""
-    _open: dict[int, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
 
     @property
     def labels(self) -> NDArray[Any]:
@@ -102,38 +107,29 @@ class ReducedImages:
 
     def _image(self, index: int) -> ReducedImage:
         width, height = (int(size) for size in self.split.seen.sizes[index])
-        shard = self._mapped(index // _SHARD)
-        if shard is None:
+        pixels = self._cached(index)
+        if pixels is None:
             (image,) = self.split.encoded(np.array([index]))
-            return ReducedImage(width=width, height=height, reduced=self.reduction(image))
-        sizes = self.split.seen.sizes[index - index % _SHARD : index + 1]
-        shapes = [_shape(self.reduction, size) for size in sizes]
-        start = sum(math.prod(shape) for shape in shapes[:-1])
-        pixels = shard[start : start + math.prod(shapes[-1])].reshape(shapes[-1])
+            pixels = self.reduction(image)
         return ReducedImage(width=width, height=height, reduced=pixels)
 
-    def _mapped(self, number: int) -> NDArray[np.uint8] | None:
-        if number not in self._open:
-            path = self.shards[number]
-            if path is None:
-                return None
-            try:
-                # "c": torch wants memory that may be written; nothing is, and all workers share the pages.
-                mapped = np.memmap(path, dtype=np.uint8, mode="c")
-            except (OSError, ValueError):  # removed meanwhile, to make room for another run
-                return None
-            sizes = self.split.seen.sizes[number * _SHARD : (number + 1) * _SHARD]
-            if (
-                len(mapped)
-                != sum(math.prod(_shape(self.reduction, size)) for size in sizes) + _CHECKSUM_BYTES
-            ):
-                return None
-            self._open[number] = mapped
-        return self._open[number]
+    def _cached(self, index: int) -> Pixels | None:
+        """The pixels from the file, which is opened for each image: there may be more than can stay open.
 
-    def __getstate__(self) -> dict[str, Any]:
-        """A worker that is not forked maps the files itself; otherwise it would be sent their content."""
-        return {**self.__dict__, "_open": {}}
+        They are read and not mapped: a file that is cut short kills a process that has it mapped.
+        """
+        path = self.shards[index // _SHARD]
+        if path is None:
+            return None
+        sizes = self.split.seen.sizes[index - index % _SHARD : index + 1]
+        width, height = self.reduction.sizes(sizes[-1:])[0].tolist()
+        pixels = np.empty((height, width, self.reduction.num_channels), dtype=np.uint8)
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(int(self.reduction.num_bytes(sizes[:-1]).sum()))
+                return pixels if file.readinto(pixels.data) == pixels.nbytes else None
+        except OSError:  # removed meanwhile, to make room for another run
+            return None
 
 
 def build_image_cache(
@@ -147,20 +143,17 @@ def build_image_cache(
     where there is no room beside them.
 
     Raises:
-        ConfigError: the folder cannot be made.
+        ConfigError: the folder cannot be written to.
         Whatever `crew.stop_if_asked` raises; what is built stays.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--image_cache {folder} cannot be made: {error.strerror}.") from error
-    names = _shard_names(split, reduction, limit_bytes)
-    our_bytes = sum(size for size, name in zip(_shard_bytes(split, reduction), names, strict=True) if name)
-    wanted = [folder / name if name else None for name in names]
+    check_can_hold_files(folder, flag="image_cache")
+    store = CacheStore(folder, "pixels", limit_bytes=limit_bytes)
+    sizes = _shard_sizes(store, split, reduction)
+    fitting = np.cumsum(list(sizes.values())) <= limit_bytes
+    wanted = [path if fits else None for path, fits in zip(sizes, fitting, strict=True)]
     if crew.rank == 0:
-        ours = set(filter(None, names))
-        make_room(folder, _SUFFIX, ours=ours, our_bytes=our_bytes, limit_bytes=limit_bytes)
-    builder = _Builder(split=split, reduction=reduction, paths=wanted)
+        store.make_room({path: sizes[path] for path in wanted if path is not None})
+    builder = _Builder(split=split, reduction=reduction, store=store, paths=wanted)
     text = f"keeping {len(split):,} training images decoded in {folder}"
     num_shards = len(wanted)
     with ThreadPoolExecutor(crew.num_threads) as pool, crew.display.counting(text, len(split)) as count:
@@ -188,6 +181,7 @@ def build_image_cache(
 class _Builder:
     split: Split
     reduction: Reduction
+    store: CacheStore
     paths: Sequence[Path | None]
     is_full: bool = False
     """The disk has refused a file; the images are then reduced on the spot."""
@@ -198,58 +192,38 @@ class _Builder:
         if path is None or self.is_full:
             return
         with suppress(OSError):
-            if path.is_file() and (not check or _is_whole(path)):
-                os.utime(path)  # what was used last is removed last
+            if path.is_file() and (not check or _is_whole(path.read_bytes())):
+                self.store.mark_used(path)
                 return
         positions = np.arange(number * _SHARD, min((number + 1) * _SHARD, len(self.split)))
         images = list(pool.map(self.reduction, self.split.encoded(positions)))
-        for position, pixels in zip(positions, images, strict=True):
-            assert pixels.shape == _shape(self.reduction, self.split.seen.sizes[position])
+        expected = self.reduction.num_bytes(self.split.seen.sizes[positions]).tolist()
+        assert [pixels.nbytes for pixels in images] == expected
         try:
-            _write_shard(path, images)
+            _write_shard(self.store, path, images)
         except OSError as error:
             logger.warning("The image cache cannot be written any further: %s", error)
             self.is_full = True
 
 
-def _shape(reduction: Reduction, size: NDArray[np.int32]) -> tuple[int, int, int]:
-    width, height = reduction.size(int(size[0]), int(size[1]))
-    return height, width, 3 if reduction.mode == "RGB" else 1
+def _shard_sizes(store: CacheStore, split: Split, reduction: Reduction) -> dict[Path, int]:
+    """The file of each shard, called by a digest of what it holds, and its bytes."""
+    rules = json.dumps(["2", PIL.__version__, torch.__version__, asdict(reduction)]).encode()
+    sizes = {}
+    for start in range(0, len(split), _SHARD):
+        shard = slice(start, start + _SHARD)
+        digest = hashlib.sha256(rules + split.seen.digests[shard].tobytes()).hexdigest()[:40]
+        num_bytes = int(reduction.num_bytes(split.seen.sizes[shard]).sum())
+        sizes[store.path(digest)] = num_bytes + _CHECKSUM_BYTES
+    return sizes
 
 
-def _shard_bytes(split: Split, reduction: Reduction) -> list[int]:
-    """Bytes of the pixels of every shard, known from the sizes of the images."""
-    each = [math.prod(_shape(reduction, size)) for size in split.seen.sizes]
-    return [sum(each[start : start + _SHARD]) for start in range(0, len(each), _SHARD)]
-
-
-def _shard_names(split: Split, reduction: Reduction, limit_bytes: float) -> list[str | None]:
-    """For each shard the name of its file, a digest of what it holds; None beyond the limit."""
-    rules = json.dumps(["1", PIL.__version__, torch.__version__, asdict(reduction)])
-    used, names = 0, []
-    for number, size in enumerate(_shard_bytes(split, reduction)):
-        used += size
-        digests = split.seen.digests[number * _SHARD : (number + 1) * _SHARD]
-        key = hashlib.sha256(rules.encode() + digests.tobytes()).hexdigest()[:40]
-        names.append(f"{key}{_SUFFIX}" if used <= limit_bytes else None)
-    return names
-
-
-def _write_shard(path: Path, images: Sequence[Pixels]) -> None:
+def _write_shard(store: CacheStore, path: Path, images: Sequence[Pixels]) -> None:
     """Pixels of all images, then their checksum."""
-
-    def write(file: BinaryIO) -> None:
-        checksum = 0
-        for pixels in images:
-            file.write(pixels.data)
-            checksum = zlib.crc32(pixels.data, checksum)
-        file.write(checksum.to_bytes(_CHECKSUM_BYTES, "little"))
-
-    write_whole(path, write)
+    data = b"".join(pixels.data for pixels in images)
+    store.write(path, data + zlib.crc32(data).to_bytes(_CHECKSUM_BYTES, "little"))
 
 
-def _is_whole(path: Path) -> bool:
-    if path.stat().st_size <= _CHECKSUM_BYTES:
-        return False
-    data = memoryview(np.memmap(path, dtype=np.uint8, mode="r"))  # pyright: ignore[reportArgumentType]
-    return zlib.crc32(data[:-_CHECKSUM_BYTES]) == int.from_bytes(data[-_CHECKSUM_BYTES:], "little")
+def _is_whole(data: bytes) -> bool:
+    pixels, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
+    return len(pixels) > 0 and zlib.crc32(pixels) == int.from_bytes(checksum, "little")

@@ -8,11 +8,9 @@ remembered on disk, so that a later run looks again only at images that have cha
 import hashlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from resnet_hub.cache_store import CacheStore
 from resnet_hub.finetuning.data.image_column import ImageColumn
 from resnet_hub.finetuning.machine.ranks import Crew
 from resnet_hub.images.decoding import MAX_ASPECT, MAX_PIXELS, BadImageError, known_formats, read_header
@@ -29,6 +28,7 @@ from resnet_hub.images.decoding import MAX_ASPECT, MAX_PIXELS, BadImageError, kn
 logger = logging.getLogger(__name__)
 
 DIGEST_BYTES = 16
+_MEMORY_BYTES = 1e9  # some ten million images
 _CHUNK = 512  # images between two moments at which a run can be stopped; a few seconds for large ones
 
 
@@ -58,7 +58,6 @@ def look_at(images: ImageColumn, stored: Any) -> ImageFacts:
     return ImageFacts(_digest(data), encoded.width, encoded.height, kind, "")
 
 
-@dataclass(frozen=True)
 class FactsMemory:
     """Facts of chunks of images in files of a folder; a chunk is known by the stamps of its images.
 
@@ -66,50 +65,50 @@ class FactsMemory:
     may write the same chunk; a file appears whole or not at all.
     """
 
-    folder: Path | None
-    """None to remember nothing."""
+    def __init__(self, folder: Path | None) -> None:
+        """Remember facts in `folder`, or nothing without one."""
+        self._store = None if folder is None else CacheStore(folder, "facts", limit_bytes=_MEMORY_BYTES)
+        self._has_made_room = False
 
     def recall(self, stamps: Sequence[str | None]) -> list[ImageFacts | None]:
         """The facts of each image of a chunk; None where they are not known."""
         nothing: list[ImageFacts | None] = [None] * len(stamps)
-        if self.folder is None or not any(stamps):
+        if self._store is None or not any(stamps):
             return nothing
+        path = self._store.path(_digest_of(stamps))
         try:
-            checksum, _, text = self._path(stamps).read_text(encoding="utf-8").partition("\n")
+            checksum, _, text = path.read_text(encoding="utf-8").partition("\n")
         except (OSError, UnicodeDecodeError):
             return nothing
         if checksum != hashlib.sha256(text.encode()).hexdigest():
             return nothing
+        self._store.mark_used(path)
         return [
             _recalled(kept) if stamp else None for stamp, kept in zip(stamps, json.loads(text), strict=True)
         ]
 
     def keep(self, stamps: Sequence[str | None], facts: Sequence[ImageFacts]) -> None:
         """Remember a chunk. A folder that cannot be written costs a later run the same look again."""
-        if self.folder is None or not any(stamps):
+        if self._store is None or not any(stamps):
             return
         kept = [
             (seen.digest.decode(), seen.width, seen.height, seen.kind) if stamp and not seen.problem else None
             for stamp, seen in zip(stamps, facts, strict=True)
         ]
         text = json.dumps(kept, separators=(",", ":"))
-        path = self._path(stamps)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        data = f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}".encode()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}", encoding="utf-8")
-            temporary.replace(path)
+            if not self._has_made_room:  # once: a data set has thousands of chunks
+                self._has_made_room = self._store.make_room({})
+            self._store.write(self._store.path(_digest_of(stamps)), data)
         except OSError as error:
-            logger.debug("cannot write %s: %s", path, error)
-            with suppress(OSError):
-                temporary.unlink()
+            logger.debug("cannot remember what was seen in images: %s", error)
 
-    def _path(self, stamps: Sequence[str | None]) -> Path:
-        assert self.folder is not None
-        # Another Pillow, another plugin or another limit may judge differently.
-        rules = ("1", PIL.__version__, *known_formats(), str(MAX_PIXELS), str(MAX_ASPECT))
-        name = hashlib.sha256("\n".join((*rules, *(stamp or "" for stamp in stamps))).encode()).hexdigest()
-        return self.folder / name[:2] / f"{name}.json"
+
+def _digest_of(stamps: Sequence[str | None]) -> str:
+    # Another Pillow, another plugin or another limit may judge differently.
+    rules = ("1", PIL.__version__, *known_formats(), str(MAX_PIXELS), str(MAX_ASPECT))
+    return hashlib.sha256("\n".join((*rules, *(stamp or "" for stamp in stamps))).encode()).hexdigest()[:40]
 
 
 @dataclass(frozen=True, kw_only=True)

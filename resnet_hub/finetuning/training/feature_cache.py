@@ -11,11 +11,10 @@ the device and not to the bit: in a batch of another size the last bit may be an
 import hashlib
 import json
 import logging
-import os
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +25,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from resnet_hub.finetuning.batches.cache_folder import make_room, write_whole
+from resnet_hub.cache_store import CacheStore
 from resnet_hub.finetuning.data.inspection import DIGEST_BYTES
 
 logger = logging.getLogger(__name__)
-
-_SUFFIX = ".features"
 
 Digests = NDArray[np.bytes_]
 """Of encoded images, in hexadecimal: see `Inspection`."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class FeatureCache:
     """A folder of features; two processes may use it at once."""
 
-    folder: Path | None
-    """None to keep nothing."""
-    limit_bytes: float
-    _in_use: dict[str, int] = field(default_factory=dict, repr=False)
-    """Files that were read or written here, with their bytes: these are not removed to make room."""
+    def __init__(self, folder: Path | None, *, limit_bytes: float) -> None:
+        """Keep so many bytes of features in `folder`, or nothing without one."""
+        self._store = None if folder is None else CacheStore(folder, "features", limit_bytes=limit_bytes)
 
     def recall(self, key: str, digests: Digests, into: Tensor) -> NDArray[np.bool_]:
         """Fill in the features of the images that are known; returns which ones these are, (images,).
@@ -56,19 +50,17 @@ class FeatureCache:
             into: (images, features), float32 on the CPU; rows of unknown images stay as they are.
         """
         known = np.zeros(len(digests), dtype=np.bool_)
-        if self.folder is None or not len(digests):
+        if self._store is None or not len(digests):
             return known
         order = np.argsort(digests, kind="stable")
         wanted = digests[order]
-        for path in sorted(self.folder.glob(f"{key}-*{_SUFFIX}")):
+        for path in self._store.paths_of(key):
             if known.all():
                 break
             kept = _read(path, wanted)
             if kept is None or kept.features.shape[1:] != into.shape[1:]:
                 continue
-            with suppress(OSError):
-                os.utime(path)  # what was used last is removed last
-                self._in_use[path.name] = path.stat().st_size
+            self._store.mark_used(path)
             # Equal images have equal digests, and all of them are known then.
             first, last = (np.searchsorted(wanted, kept.digests, side=side) for side in ("left", "right"))
             counts = last - first
@@ -84,29 +76,19 @@ class FeatureCache:
 
         What is not kept costs a later run the same computation again.
         """
-        if self.folder is None or not len(digests):
+        if self._store is None or not len(digests):
             return True
-        name = f"{key}-{hashlib.sha256(digests.tobytes()).hexdigest()[:40]}{_SUFFIX}"
+        path = self._store.path(key, hashlib.sha256(digests.tobytes()).hexdigest()[:40])
         data = _as_bytes(_Kept(digests=digests, features=features))
-        others_in_use = sum(size for used, size in self._in_use.items() if used != name)
-        our_bytes = others_in_use + len(data)
-        if our_bytes > self.limit_bytes:
-            logger.warning(
-                "The feature cache is full (--feature_cache_gb %g); the features of some images are computed "
-                "each time.",
-                self.limit_bytes / 1e9,
-            )
-            return False
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            ours = {*self._in_use, name}
-            make_room(self.folder, _SUFFIX, ours=ours, our_bytes=our_bytes, limit_bytes=self.limit_bytes)
-            write_whole(self.folder / name, lambda file: file.write(data))
+            if self._store.make_room({path: len(data)}):
+                self._store.write(path, data)
+                return True
+            reason = "it is full (--feature_cache_gb)"
         except OSError as error:
-            logger.warning("The feature cache cannot be written: %s", error)
-            return False
-        self._in_use[name] = len(data)
-        return True
+            reason = str(error)
+        logger.warning("The feature cache takes no more, so some features are computed each time: %s", reason)
+        return False
 
 
 def digest_of_backbone(network: nn.Module) -> str:

@@ -112,7 +112,7 @@ def _make_computer(run: Run, network: nn.Module) -> "_Computer":
         run=run,
         network=network.eval(),
         cache=FeatureCache(
-            folder=Path(probe.feature_cache) if probe.feature_cache else None,
+            Path(probe.feature_cache) if probe.feature_cache else None,
             limit_bytes=probe.feature_cache_gb * 1e9,
         ),
         backbone=digest_of_backbone(network) if probe.feature_cache else "",

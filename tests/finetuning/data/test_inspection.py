@@ -88,7 +88,7 @@ def test_images_written_a_moment_ago_are_not_trusted(
     for _ in range(2):
         read(folder, tmp_path / "memory")
     assert len(looks) == 2 * NUM_IMAGES
-    assert not list((tmp_path / "memory").rglob("*.json"))
+    assert not list((tmp_path / "memory").rglob("*.facts"))
 
 
 def test_what_was_bad_is_looked_at_again(folder: Path, tmp_path: Path, looks: list[str]):
@@ -111,7 +111,7 @@ def test_a_damaged_memory_costs_a_look_and_nothing_else(
     if damage == "a folder that is a file":
         memory.write_text("in the way")
     expected = read(folder, memory)
-    for path in memory.rglob("*.json"):
+    for path in memory.rglob("*.facts"):
         data = path.read_bytes()
         path.write_bytes(
             {"cut": data[:-9], "changed": data.replace(b"40,30", b"40,31"), "not text": b"\xff" * 90}[damage]
@@ -119,7 +119,7 @@ def test_a_damaged_memory_costs_a_look_and_nothing_else(
     assert read(folder, memory).fingerprint == expected.fingerprint
     assert read(folder, memory).facts.size_range == expected.facts.size_range
     assert len(looks) >= 2 * NUM_IMAGES
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_rows_that_hold_their_images_are_known_by_their_table(tmp_path: Path, looks: list[str]):

