@@ -15,7 +15,7 @@ from resnet_hub.cli.tables import print_rows
 from resnet_hub.errors import ConfigError, DataError
 from resnet_hub.files import check_new_folder
 from resnet_hub.finetuning.config.options import DataOptions
-from resnet_hub.finetuning.data.unlabelled import open_images
+from resnet_hub.finetuning.data.load import open_images
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.prediction.batches import ImagePrediction, Readable, predict_images
 from resnet_hub.prediction.classify import class_names_of

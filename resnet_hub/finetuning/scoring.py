@@ -90,13 +90,15 @@ def validate(request: ValidationRequest) -> tuple[ValidationResult, list[Predict
     model = open_model(request.model)
     class_names = tuple(class_names_of(model))
     preprocessing = _preprocessing(request, model)
-    data = _load_run_data(request) if request.data is None else _load_named_data(request, request.data)
     is_multi_label = bool(getattr(model, "multi_label", False))
+    if request.data is None:
+        data = _load_run_data(request)
+    else:
+        data = _load_named_data(request, request.data, multi_label=is_multi_label)
     if data.multi_label != is_multi_label:
-        kinds = {True: "any number of labels", False: "a single label"}
         raise DataError(
-            f"The images of {data.dataset} have {kinds[data.multi_label]} each, and the model gives "
-            f"{kinds[is_multi_label]}."
+            f"The images of {data.dataset} have several labels or none, and the model is "
+            "single-label. Score it on images of one class each, or fine-tune a model on this data set first."
         )
     places = match_classes(data.class_names, class_names)
     machine = _start_machine()
@@ -192,8 +194,8 @@ def _load_run_data(request: ValidationRequest) -> _Data:
     return _Data(**data.dataset_fields(), splits=splits)
 
 
-def _load_named_data(request: ValidationRequest, config: DataOptions) -> _Data:
-    loaded = load_split(config, request.split)
+def _load_named_data(request: ValidationRequest, config: DataOptions, *, multi_label: bool) -> _Data:
+    loaded = load_split(config, request.split, multi_label=multi_label)
     return _Data(
         dataset=loaded.source.name,
         dataset_revision=loaded.source.revision,

@@ -27,6 +27,7 @@ TRAIN_SIZE = "train_input_size"
 """Key below it: channels, height and width of training images."""
 
 _MAX_CONFIG_BYTES = 8 * 2**20  # the names and descriptions of ImageNet-21k's classes are about 2 MB
+_REST_OF_CONFIG_BYTES = 2**16  # beside the names: a few hundred of preprocessing and of where it comes from
 _MAX_CLASSES = 1_000_000
 _MAX_NAME_CHARS = 1_000
 _MAX_LICENSE_CHARS = 100
@@ -193,6 +194,20 @@ def _variant_of(model: nn.Module, name: str, twin: str | None) -> str:
     """
     is_the_row = name in VARIANTS and VARIANTS[name] == getattr(model, "variant", None)
     return name if twin is None or is_the_row else f"my_{twin}"
+
+
+def problem_with_names(class_names: Sequence[str]) -> str | None:
+    """Why no config.json could hold these class names, as half a sentence; None if one can."""
+    longest = max(class_names, key=len)
+    if len(longest) > _MAX_NAME_CHARS:
+        length = f"{len(longest):,} of at most {_MAX_NAME_CHARS:,} characters"
+        return f"the class name {longest[:40]!r}... has {length}"
+    if len(class_names) > _MAX_CLASSES:
+        return f"there are {len(class_names):,} classes, of at most {_MAX_CLASSES:,}"
+    size = len(json.dumps(list(class_names), indent=2, ensure_ascii=False).encode(errors="replace"))
+    if size > _MAX_CONFIG_BYTES - _REST_OF_CONFIG_BYTES:
+        return f"the class names take {size / 2**20:.3g} MiB, of less than {_MAX_CONFIG_BYTES >> 20}"
+    return None
 
 
 def read_config(path: Path, *, source: str) -> ModelConfig:

@@ -12,6 +12,8 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
         (
             "feature_views",
             "max_train_steps",
+            "max_train_samples",
+            "max_eval_samples",
             "per_device_train_batch_size",
             "per_device_eval_batch_size",
             "images_per_step",
@@ -156,6 +158,11 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Any], Any], str], ...] = (
     (
         lambda c: not c.streaming and (c.shuffle_buffer or c.stream_parts),
         "--shuffle_buffer and --stream_parts do something only with --streaming.",
+    ),
+    (
+        lambda c: c.streaming and (c.max_train_samples or c.max_eval_samples),
+        "--max_train_samples and --max_eval_samples draw images by their labels, which a stream cannot. Take "
+        "a slice in their place, such as --train_split 'train[:1000]', or leave out --streaming.",
     ),
     (
         lambda c: c.streaming and c.image_cache,

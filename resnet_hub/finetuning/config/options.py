@@ -68,6 +68,10 @@ class DataOptions(SeededOptions):
     """Share of the training split that becomes validation when the data set has none (stratified)."""
     test_fraction: float = 0.15
     """Share of the training split that becomes test when the data set has none (stratified); 0 for none."""
+    max_train_samples: int | None = None
+    """Train on at most this many images, drawn stratified by `seed`, for a quick try. Default: all."""
+    max_eval_samples: int | None = None
+    """Validate and test on at most this many images each, drawn stratified by `seed`. Default: all."""
     image_column_name: str | None = None
     """Column that holds the images; found by its type if not given."""
     label_column_name: str | None = None

@@ -1,5 +1,6 @@
 """Which column holds the images and which the labels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ _LABEL_NAMES = (
     "classes",
     "tags",
     "fine_label",
+    "cls",
+    "cls.txt",
 )
 
 
@@ -30,6 +33,7 @@ class Columns:
 
     image: str
     label: str
+    """A field of a column of records is `column.field`, as WebDataset's `json.label`."""
 
 
 def find_columns(features: Features, config: DataOptions) -> Columns:
@@ -39,20 +43,30 @@ def find_columns(features: Features, config: DataOptions) -> Columns:
     """
     image = find_image_column(features, config)
     others = {name: feature for name, feature in features.items() if name != image}
+    fields = _fields_of(others)
+    known = Features(features | fields)
     classes = [name for name, feature in others.items() if _is_class(feature)]
-    readable = [name for name, feature in others.items() if _is_readable(feature)]
+    readable = [
+        name for name, feature in others.items() if _is_readable(feature) and not name.startswith("__")
+    ]
     named = [name for name in readable if name.lower() in _LABEL_NAMES]
+    named_fields = [name for name in fields if name.rpartition(".")[2].lower() in _LABEL_NAMES]
     label = _choose_column(
         "label",
         config.label_column_name,
-        features,
-        fitting=classes or named or (readable if len(readable) == 1 else []),
+        known,
+        fitting=classes or named or named_fields or (readable if len(readable) == 1 else []),
         usual=_LABEL_NAMES,
     )
-    if not _is_readable(features[label]):
+    if not _is_readable(known[label]):
         raise DataError(
-            f"--label_column_name {label}: the column holds {_kind(features[label])}, which cannot be "
+            f"--label_column_name {label}: the column holds {_kind(known[label])}, which cannot be "
             "classes; they can be ClassLabel, text, whole numbers, true/false, or lists of these."
+        )
+    if label not in features and config.streaming:
+        raise DataError(
+            f"The labels are in the field {label} of a column of records, which --streaming does not read. "
+            "Make it a column of its own, or leave out --streaming."
         )
     return Columns(image=image, label=label)
 
@@ -83,6 +97,21 @@ def is_image(feature: Any) -> bool:
     )
 
 
+def label_feature(features: Features, column: str) -> Any:
+    """The type of a column, or of a field `column.field` of one; None if there is no such column."""
+    return features.get(column, _fields_of(features).get(column))
+
+
+def label_values(split: datasets.Dataset, column: str) -> list[Any]:
+    """What a column, or a field `column.field` of one, holds in each row; None everywhere without it."""
+    whole, _, field = (column, "", "") if column in split.column_names else column.partition(".")
+    if whole not in split.column_names:
+        return [None] * len(split)
+    table: Any = split.select_columns([whole]).with_format("arrow")[:]
+    values = table.column(0).to_pylist()
+    return [value and value.get(field) for value in values] if field else values
+
+
 def item_type(feature: Any) -> Any:
     """The type of one label: that of the column, or of the items of its lists."""
     return feature.feature if isinstance(feature, List | LargeList) else feature
@@ -111,6 +140,17 @@ def _choose_column(
     raise DataError(
         f"Several columns could hold {what}s: {', '.join(fitting)}. Choose with {option} {fitting[0]}."
     )
+
+
+def _fields_of(features: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of columns of records that could hold labels, as `column.field`."""
+    return {
+        f"{name}.{field}": kind
+        for name, feature in features.items()
+        if isinstance(feature, dict) and not is_image(feature)
+        for field, kind in feature.items()
+        if _is_readable(kind)
+    }
 
 
 def _is_class(feature: Any) -> bool:

@@ -7,15 +7,20 @@ from itertools import combinations
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet_hub.finetuning.data.columns import Columns
 from resnet_hub.finetuning.data.labels import Labels
+from resnet_hub.finetuning.data.notes import (
+    notes_on_classes,
+    notes_on_contradictions,
+    notes_on_images,
+    notes_on_names,
+    shown,
+    some_of,
+)
 from resnet_hub.finetuning.data.split import Split
 
-_SHOWN = 5  # class names in a note
-_FEWEST_PIXELS = 8  # on a side; the smallest data set in use, the digits, has images of 8x8
-_IMBALANCE = 10  # images of the commonest class over those of the rarest, from which on it is worth a note
+_MOST_ROWS = 20  # classes that the table has a row for
 
 
 class AnySplit(Protocol):
@@ -39,6 +44,8 @@ class DataFacts:
     """What was understood of a data set."""
 
     columns: Columns
+    labels_read: str
+    """What labels were made of: `single-label, from column 'label' (indicator vectors)`."""
     class_counts: Mapping[str, tuple[int, ...]]
     """Split -> images of each class; without a split that is streamed."""
     size_range: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -56,6 +63,7 @@ class DataFacts:
         return {
             "image_column": self.columns.image,
             "label_column": self.columns.label,
+            "labels_read": self.labels_read,
             "class_counts": {name: list(counts) for name, counts in self.class_counts.items()},
             "image_sizes": {"smallest": smallest, "median": median, "largest": largest},
             "image_kinds": dict(self.kinds),
@@ -63,10 +71,13 @@ class DataFacts:
         }
 
 
-def understand(columns: Columns, labels: Labels, splits: Mapping[str, Split]) -> DataFacts:
-    """The facts of a data set with these final splits."""
+def understand(
+    columns: Columns, labels: Labels, splits: Mapping[str, Split], *, labels_from: str | None = None
+) -> DataFacts:
+    """The facts of a data set with these final splits; `labels_from` is None for labels of a column."""
     counts = {name: _count_classes(split, len(labels.class_names)) for name, split in splits.items()}
-    return _facts(columns, labels, splits, counts, notes=_notes_on_classes(labels, counts))
+    notes = (*notes_on_classes(labels, counts), *notes_on_contradictions(labels, splits))
+    return _facts(columns, labels, splits, counts, notes=notes, labels_from=labels_from)
 
 
 def understand_stream(
@@ -79,10 +90,11 @@ def understand_stream(
         if name != sample
     }
     note = (
-        f"Training images are streamed: what is said of their sizes, kinds and duplicates is of a sample of "
+        f"Training images are streamed: their sizes, kinds and duplicates are those of a sample of "
         f"{len(splits[sample]):,}; how many each class has is not known."
     )
-    return _facts(columns, labels, splits, counts, notes=[note])
+    notes = (note, *notes_on_names(labels, counts), *notes_on_contradictions(labels, splits))
+    return _facts(columns, labels, splits, counts, notes=notes)
 
 
 def _facts(
@@ -92,6 +104,7 @@ def _facts(
     counts: Mapping[str, tuple[int, ...]],
     *,
     notes: Sequence[str],
+    labels_from: str | None = None,
 ) -> DataFacts:
     sizes = np.concatenate([split.seen.sizes for split in splits.values()])
     by_area = sizes[np.argsort(sizes.prod(axis=1), kind="stable")]
@@ -100,15 +113,17 @@ def _facts(
     )
     kinds = Counter(str(kind) for split in splits.values() for kind in split.seen.kinds)
     duplicates = _count_duplicates(splits)
+    place = labels_from or f"column {columns.label!r} ({labels.form})"
     return DataFacts(
         columns=columns,
+        labels_read=f"{'multi-label' if labels.multi_label else 'single-label'}, from {place}",
         class_counts=counts,
         size_range=(smallest, median, largest),
         kinds=dict(kinds.most_common()),
         duplicates=duplicates,
         notes=(
             *notes,
-            *_notes_on_images(kinds, duplicates, sizes),
+            *notes_on_images(kinds, duplicates, sizes),
             *(f"{name} has no labels and is not scored." for name in labels.unlabelled),
         ),
     )
@@ -127,7 +142,8 @@ def describe(
     lines = [
         ("data set", title),
         ("columns", f"images in {facts.columns.image!r}, labels in {facts.columns.label!r}"),
-        ("classes", f"{len(class_names)}: {_some(class_names)}"),
+        ("labels", facts.labels_read),
+        *_rows_of_classes(class_names, facts.class_counts),
         *(
             (split.name, _describe_split(split, facts.class_counts.get(split.name)))
             for split in splits.values()
@@ -136,8 +152,26 @@ def describe(
         ("left out", f"{num_bad:,} unreadable images" if num_bad else "none"),
         *(("note", note) for note in facts.notes),
     ]
-    width = max(len(title) for name, _ in lines)
+    width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
+
+
+def _rows_of_classes(
+    class_names: Sequence[str], counts: Mapping[str, Sequence[int]]
+) -> list[tuple[str, str]]:
+    """The first few names; where classes are few, a row for each with its images in each split."""
+    listed = ("classes", f"{len(class_names)}: {some_of(class_names)}")
+    if len(class_names) > _MOST_ROWS or not counts:
+        return [listed]
+    names = [shown(name) for name in class_names]
+    columns = [("", *names)] + [(split, *(f"{n:,}" for n in found)) for split, found in counts.items()]
+    widths = [max(map(len, column)) for column in columns]
+    rows = [
+        f"{name:<{widths[0]}}  "
+        + "  ".join(f"{n:>{width}}" for n, width in zip(row, widths[1:], strict=True))
+        for name, *row in zip(*columns, strict=True)
+    ]
+    return [listed, *(("", row) for row in rows)]
 
 
 def _describe_split(split: AnySplit, counts: Sequence[int] | None) -> str:
@@ -165,42 +199,3 @@ def _count_duplicates(splits: Mapping[str, Split]) -> dict[str, int]:
         for earlier, later in pairs
     }
     return {name: count for name, count in shared.items() if count}
-
-
-def _notes_on_classes(labels: Labels, counts: Mapping[str, Sequence[int]]) -> list[str]:
-    notes: list[str] = []
-    train = np.array(counts["train"])
-    absent = [name for name, count in zip(labels.class_names, train, strict=True) if count == 0]
-    if absent:
-        notes.append(f"{len(absent)} classes have no training image and cannot be learnt: {_some(absent)}.")
-    for split, found in counts.items():
-        unseen = int(np.array(found)[train == 0].sum())
-        if unseen:
-            notes.append(f"{unseen} labels of {split} are of classes that train lacks; they count as errors.")
-    present = train[train > 0]
-    if present.max() >= _IMBALANCE * present.min():
-        notes.append(
-            f"The commonest class has {present.max() / present.min():.0f} times the images of the rarest."
-        )
-    return notes
-
-
-def _notes_on_images(
-    kinds: Mapping[str, int], duplicates: Mapping[str, int], sizes: NDArray[np.int32]
-) -> list[str]:
-    notes = [
-        f"{count:,} images of {where} by content, which flatters the score."
-        for where, count in duplicates.items()
-    ]
-    wide = sum(count for kind, count in kinds.items() if kind.split()[-1].startswith(("I", "F")))
-    if wide:
-        notes.append(f"{wide:,} images have 16 or 32 bits per pixel and are scaled to 8: white is 65,535.")
-    tiny = int((sizes.min(axis=1) < _FEWEST_PIXELS).sum())
-    if tiny:
-        notes.append(f"{tiny:,} images have a side of less than {_FEWEST_PIXELS} pixels.")
-    return notes
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -11,8 +11,8 @@ import numpy as np
 from datasets import ClassLabel, Features, Value
 from numpy.typing import NDArray
 
-from resnet_hub.errors import DataError
-from resnet_hub.finetuning.data.columns import item_type
+from resnet_hub.errors import DataError, nearest
+from resnet_hub.finetuning.data.columns import item_type, label_feature, label_values
 from resnet_hub.finetuning.data.roles import Role, place_of
 
 MISSING = -1
@@ -29,6 +29,10 @@ class Labels:
     """Role -> int64 (rows,), or float32 (rows, classes) of zeros and ones if `multi_label`."""
     unlabelled: tuple[str, ...]
     """Roles whose rows have no labels at all; they are not in `values`."""
+    form: str = "one class per row"
+    """What the column holds: one class per row, indicator vectors, lists of classes, or of one class each."""
+    declared: bool = True
+    """Whether the data set names its classes; else they are the values that occur."""
 
 
 def read_labels(
@@ -36,36 +40,53 @@ def read_labels(
     column: str,
     roles: Mapping[str, Role],
     names: Sequence[str] | None = None,
+    *,
+    multi_label: bool | None = None,
 ) -> Labels:
     """The labels of every role, as places in one list of class names.
 
-    The names are the given ones, else those the data set declares, else the sorted values that occur. A role
-    none of whose rows is labelled (published test splits) is listed as unlabelled; single rows without label
-    are an error.
+    The names are the given ones, else those the data set declares, else the sorted values that occur. Lists
+    are single-label if each of them names exactly one class. A role none of whose rows is labelled
+    (published test splits) is listed as unlabelled; single rows without label are an error.
+
+    Args:
+        splits: All splits of the source, which decide together what the lists are.
+        column: Name of the label column; a split may lack it.
+        roles: The rows to read, counted through all splits.
+        names: Class names in the order of the network's outputs.
+        multi_label: Whether the model they are for is multi-label; None to go by the values.
     """
+    kinds = {name: label_feature(split.features, column) for name, split in splits.items()}
+    stored = {name: _without_missing(label_values(split, column)) for name, split in splits.items()}
+    declared = declared_names({name: split.features for name, split in splits.items()}, column)
+    width = _vector_width((value for values in stored.values() for value in values), declared)
+    if width:
+        declared = declared if declared and len(declared) == width else [str(n) for n in range(width)]
     everything: list[Any] = []
-    for split in splits.values():
-        everything += _plain_values(split, column)
+    for name, values in stored.items():
+        read = partial(_named_in_vector, declared or []) if width else _plain_value(kinds[name], column)
+        everything += map(read, values)
     values = {role: [everything[row] for row in found.rows] for role, found in roles.items()}
     unlabelled = tuple(role for role, found in values.items() if all(value is None for value in found))
-    sizes = {name: len(split) for name, split in splits.items()}
-    _check_labelled(values, unlabelled, column, roles, sizes)
+    if width and _is_blank_test(values):
+        unlabelled += ("test",)
+    _check_labelled(values, unlabelled, column, roles, splits)
     values = {role: found for role, found in values.items() if role not in unlabelled}
-    names = list(names) if names else declared_names({n: s.features for n, s in splits.items()}, column)
-    lists = any(isinstance(value, list) for found in values.values() for value in found)
-    if lists:
-        values, width = _read_one_hot(values)
-        names = names or ([str(number) for number in range(width)] if width else None)
-        lists = any(isinstance(value, list) for found in values.values() for value in found)
-    names = names or _sorted_names(values)
-    encode = _as_sets if lists else _as_numbers
+    _check_one_type(values, column)
+    form = "indicator vectors" if width else _form_of(values)
+    is_multi = bool(multi_label) or not _name_one_class_each(values)
+    names = list(names or declared or _sorted_names(values))
+    encode = _as_sets if is_multi else _as_numbers
     labels = {role: encode(found, names) for role, found in values.items()}
-    if "train" in labels and (len(names) == 1 or (not lists and len(np.unique(labels["train"])) == 1)):
-        only = names[0] if lists else names[labels["train"][0]]
-        raise DataError(
-            f"All training images have the same label {only!r} in column {column}; nothing can be learnt."
-        )
-    return Labels(class_names=tuple(names), multi_label=lists, values=labels, unlabelled=unlabelled)
+    _check_classes_differ(labels, names, column)
+    return Labels(
+        class_names=tuple(names),
+        multi_label=is_multi,
+        values=labels,
+        unlabelled=unlabelled,
+        form=form,
+        declared=declared is not None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +107,12 @@ class LabelReader:
     def names_in(self, values: Iterable[Any]) -> set[Any]:
         """The different values among those that the column holds, without those that stand for none."""
         plain = _plain_value(self.feature, self.column)
-        return {plain(value) for value in set(values)} - {None}
+        return {name for name in map(plain, set(values)) if not _is_missing(name)}
 
     def one(self, value: Any) -> NDArray[Any]:
         """int64 (), or float32 (classes,) of zeros and ones for a list; DataError for what is no class."""
         plain = self._plain(value)
-        if plain is None or (isinstance(plain, list) and None in plain):
+        if _is_missing(plain):
             raise DataError(f"it has no label in column {self.column}.")
         wanted = plain if isinstance(plain, list) else [plain]
         unknown = [label for label in wanted if str(label) not in self._places]
@@ -106,6 +127,14 @@ class LabelReader:
         label[places] = 1
         return label
 
+    def check_sets(self, values: Iterable[Any]) -> None:
+        """Refuse lists that are indicator vectors, all rows together; a stream reads each list by itself."""
+        if self.multi_label and _vector_width(values, self.class_names):
+            raise DataError(
+                f"Column {self.column} holds indicator vectors, and --streaming reads lists as sets of "
+                "classes. Leave it out, or store the classes of each image in place of the vectors."
+            )
+
     @cached_property
     def _plain(self) -> Callable[[Any], Any]:
         return _plain_value(self.feature, self.column)
@@ -115,16 +144,22 @@ class LabelReader:
         return {name: number for number, name in enumerate(self.class_names)}
 
 
-def _plain_values(split: datasets.Dataset, column: str) -> list[Any]:
-    """Class names, numbers, texts or lists of them; None where a row has no label."""
-    if column not in split.column_names:
-        return [None] * len(split)  # unlabelled splits sometimes lack the column altogether
-    table: Any = split.select_columns([column]).with_format("arrow")[:]
-    plain = _plain_value(split.features[column], column)
-    values = [plain(value) for value in table.column(0).to_pylist()]
-    if all(value == MISSING for value in values):
-        return [None] * len(values)
-    return values
+def declared_names(features_of_splits: Mapping[str, Features], column: str) -> list[str] | None:
+    """The class names that the data set declares; refuses splits that declare different ones."""
+    first: list[str] | None = None
+    for name, features in features_of_splits.items():
+        inner = item_type(label_feature(features, column))
+        if not isinstance(inner, ClassLabel):
+            continue
+        if first is None:
+            first = list(inner.names)
+        elif set(first) != set(inner.names):
+            odd = sorted(set(first) ^ set(inner.names))
+            raise DataError(
+                f"The splits declare different classes in column {column}: {', '.join(odd[:5])} "
+                f"{'is' if len(odd) == 1 else 'are'} not in all of them ({name} differs from the first)."
+            )
+    return first
 
 
 def _plain_value(feature: Any, column: str) -> Callable[[Any], Any]:
@@ -154,14 +189,107 @@ def _name_of_class(names: Sequence[str], column: str, number: int) -> str | None
 
 
 def _whole_number(column: str, value: float) -> int | None:
-    if math.isnan(value):  # how tables without a type for "missing" say it
+    if math.isnan(value):
         return None
-    if value != int(value):
+    if not value.is_integer():
         raise DataError(
             f"Column {column} holds fractions such as {value:g}. Classes are whole numbers or text; a "
-            "quantity to be estimated is not what a classifier is for."
+            "quantity to be estimated, or a share of each class, is not what a classifier is for."
         )
     return int(value)
+
+
+def _without_missing(values: list[Any]) -> list[Any]:
+    """The values of a column with None where a label, or an item of a list of them, is missing."""
+    numbers = {value for value in values if isinstance(value, int | float) and not math.isnan(value)}
+    are_signs = numbers == {MISSING, 1}  # two classes, called -1 and 1
+    return [None if _is_missing(value, minus_one=not are_signs) else value for value in values]
+
+
+def _is_missing(value: Any, *, minus_one: bool = True) -> bool:
+    """Whether a value, or an item of a list, stands for no label: null, NaN, blank text, mostly -1 too."""
+    if isinstance(value, list):
+        return any(map(_is_missing, value))
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, float) and math.isnan(value):  # how tables without a type for "missing" say it
+        return True
+    return value is None or (minus_one and value == MISSING)
+
+
+def _vector_width(values: Iterable[Any], declared: Sequence[str] | None) -> int:
+    """Length of the indicator vectors that the lists of all rows are; 0 if they are sets of classes.
+
+    A set holds no class twice. So lists of one length, above one, of nothing but zeros and ones could only
+    be the set of both classes in every row, which tells no image from another.
+    """
+    width = 0
+    for value in values:
+        if value is None or value == []:
+            continue
+        if not isinstance(value, list) or len(value) != (width or len(value)):
+            return 0
+        if any(isinstance(item, str) or item not in (0, 1) for item in value):
+            return 0
+        width = len(value)
+    is_named_otherwise = declared is not None and len(declared) not in (2, width)
+    return 0 if width == 1 or is_named_otherwise else width
+
+
+def _named_in_vector(names: Sequence[str], vector: list[Any] | None) -> list[str] | None:
+    return [name for name, there in zip(names, vector, strict=True) if there] if vector else None
+
+
+def _is_blank_test(values: Mapping[str, list[Any]]) -> bool:
+    """Whether test has vectors of zeros alone, where each of train has exactly one 1: it has no labels."""
+    test, others = values.get("test"), [found for role, found in values.items() if role != "test"]
+    if not test or not others or any(test):
+        return False
+    return all(value is not None and len(value) == 1 for found in others for value in found)
+
+
+def _form_of(values: Mapping[str, list[Any]]) -> str:
+    if not any(isinstance(value, list) for found in values.values() for value in found):
+        return "one class per row"
+    return "lists of one class" if _name_one_class_each(values) else "lists of classes"
+
+
+def _name_one_class_each(values: Mapping[str, list[Any]]) -> bool:
+    return all(len(set(_as_list(value))) == 1 for found in values.values() for value in found)
+
+
+def _check_one_type(values: Mapping[str, list[Any]], column: str) -> None:
+    """Refuse text in one split and numbers in another: "01" and 1 may be one class or two."""
+    words = {str: "text", bool: "true/false", int: "numbers"}
+    kinds = {
+        role: {words[type(item)] for value in found for item in _as_list(value)}
+        for role, found in values.items()
+    }
+    if len(set().union(*kinds.values())) > 1:
+        told = ", ".join(f"{' and '.join(sorted(kind))} in {role}" for role, kind in kinds.items())
+        raise DataError(
+            f"Column {column} holds {told}, so which classes are the same is not clear. Write it in one type "
+            "in all splits."
+        )
+
+
+def _check_classes_differ(labels: Mapping[str, NDArray[Any]], names: Sequence[str], column: str) -> None:
+    """Refuse training rows that all have the same labels."""
+    train = labels.get("train")
+    if train is None or (len(names) > 1 and (train != train[0]).any()):
+        return
+    common = (
+        [names[int(train[0])]] if train.ndim == 1 else [names[n] for n in np.flatnonzero(train[0]).tolist()]
+    )
+    only = ", ".join(map(repr, common or names))
+    raise DataError(
+        f"All training images have the same label {only} in column {column}; nothing can be learnt. Choose "
+        "another column with --label_column_name, or add images of other classes."
+    )
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _check_labelled(
@@ -169,75 +297,58 @@ def _check_labelled(
     unlabelled: tuple[str, ...],
     column: str,
     roles: Mapping[str, Role],
-    sizes: Mapping[str, int],
+    splits: Mapping[str, datasets.Dataset],
 ) -> None:
     """Refuse rows without label, but for a test split that has none at all."""
+    sizes = {name: len(split) for name, split in splits.items()}
     for role, found in values.items():
         missing = [place for place, value in enumerate(found) if value is None]
         if not missing or (role in unlabelled and role == "test"):
             continue
         split, row = place_of(int(roles[role].rows[missing[0]]), sizes)
+        (held,) = label_values(splits[split].select([row]), column)
         raise DataError(
             f"{len(missing):,} of {len(found):,} rows for {role} have no label in column {column}; the first "
-            f"is row {row} of split {split}. Label or remove them, or choose other rows with --{role}_split."
+            f"is row {row} of split {split}, which holds {held!r}{_reason(held)}. Label or remove them, or "
+            f"choose other rows with --{role}_split."
         )
 
 
-def declared_names(features_of_splits: Mapping[str, Features], column: str) -> list[str] | None:
-    """The class names that the data set declares; refuses splits that declare different ones."""
-    first: list[str] | None = None
-    for name, features in features_of_splits.items():
-        inner = item_type(features.get(column))
-        if not isinstance(inner, ClassLabel):
-            continue
-        if first is None:
-            first = list(inner.names)
-        elif set(first) != set(inner.names):
-            odd = sorted(set(first) ^ set(inner.names))
-            raise DataError(
-                f"The splits declare different classes in column {column}: {', '.join(odd[:5])} "
-                f"{'is' if len(odd) == 1 else 'are'} not in all of them ({name} differs from the first)."
-            )
-    return first
+def _reason(held: Any) -> str:
+    """Why a value counts as no label, where it may surprise."""
+    if isinstance(held, list):
+        return f" (an item that is {MISSING}, null or blank is missing, so the list is not complete)"
+    if held == MISSING:
+        return f" ({MISSING} stands for a missing label)"
+    return " (a class called NA, None or nan has to be read as text)" if held is None else ""
 
 
 def _sorted_names(values: Mapping[str, list[Any]]) -> list[str]:
     """The values that occur in any role, numbers in their order and texts in theirs."""
-    found: set[Any] = set()
-    for labels in values.values():
-        for value in labels:
-            found.update(value if isinstance(value, list) else [value])
+    found = {item for labels in values.values() for value in labels for item in _as_list(value)}
     return [str(value) for value in sorted(found)]
 
 
-def _read_one_hot(values: Mapping[str, list[Any]]) -> tuple[dict[str, list[Any]], int]:
-    """Lists of zeros and ones as the places of the ones, with their length; others as they are, with 0.
+class _Places(dict[str, int]):
+    """Name of a class -> its place; DataError for what is none of them."""
 
-    Lists of one length that hold nothing but zeros and ones, in some row one of them twice, cannot be lists
-    of class numbers. If each has exactly one 1, the data set has a single label per image.
-    """
-    lists = [value for labels in values.values() for value in labels]
-    widths = {len(value) for value in lists}
-    is_numeric = all(isinstance(item, int) and item in (0, 1) for value in lists for item in value)
-    if len(widths) != 1 or not is_numeric or not any(len(set(value)) < len(value) for value in lists):
-        return dict(values), 0
-    if all(sum(value) == 1 for value in lists):
-        return {role: [value.index(1) for value in labels] for role, labels in values.items()}, widths.pop()
-    places = {
-        role: [[n for n, item in enumerate(value) if item] for value in labels]
-        for role, labels in values.items()
-    }
-    return places, widths.pop()
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__((name, number) for number, name in enumerate(names))
+
+    def __missing__(self, name: str) -> int:
+        raise DataError(
+            f"The label {name!r} is none of the {len(self)} declared classes; {nearest(name, self)}"
+        )
 
 
 def _as_numbers(values: list[Any], names: Sequence[str]) -> NDArray[np.int64]:
-    place = {name: number for number, name in enumerate(names)}
-    return np.array([place[str(value)] for value in values], dtype=np.int64)
+    places = _Places(names)
+    return np.array([places[str(_as_list(value)[0])] for value in values], dtype=np.int64)
 
 
 def _as_sets(values: list[Any], names: Sequence[str]) -> NDArray[np.float32]:
-    place = {name: number for number, name in enumerate(names)}
+    places = _Places(names)
     sets = np.zeros((len(values), len(names)), dtype=np.float32)
     for row, labels in enumerate(values):
-        sets[row, [place[str(label)] for label in labels]] = 1
+        sets[row, [places[str(label)] for label in _as_list(labels)]] = 1
     return sets

@@ -196,17 +196,20 @@ def _label_reader(source: StreamSource, pieces: NDArray[np.int64], kept: Mapping
 
 def _labels_of_kept(kept: Mapping[str, _Kept], reader: LabelReader) -> Labels:
     tables = {name: rows.table for name, rows in kept.items()}
+    for table in tables.values():
+        reader.check_sets(_column(table, reader.column))
     starts = np.cumsum([0, *(len(table) for table in tables.values())])
     roles = {
         name: Role(rows=np.arange(start, start + len(table)), how=name)
         for (name, table), start in zip(tables.items(), starts, strict=False)
     }
-    labels = read_labels(tables, reader.column, roles, reader.class_names)
+    labels = read_labels(tables, reader.column, roles, reader.class_names, multi_label=reader.multi_label)
     return replace(labels, multi_label=reader.multi_label)
 
 
 def _labels_of_sample(sample: _Kept, stream: TrainStream) -> NDArray[Any]:
     values = _column(sample.table, stream.labels.column)
+    stream.labels.check_sets(values)
     return np.stack(
         [stream.label(number, value) for number, value in zip(sample.numbers.tolist(), values, strict=True)]
     )

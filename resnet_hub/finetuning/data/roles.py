@@ -69,24 +69,41 @@ def stratified_sides(
     Each group gives each share its part, rounded up or down so that the parts of all groups add up; a group
     keeps at least one row. Rows with the same twin go to the same side.
     """
-    generator = np.random.default_rng(random_key(seed))
     first_rows = np.unique(twins)  # one row of each set of equal images
     group = groups[first_rows]
-    shuffled = generator.permutation(len(first_rows))
-    by_group = shuffled[np.argsort(group[shuffled], kind="stable")]
-    names, starts, sizes = np.unique(group[by_group], return_index=True, return_counts=True)
-    rank = np.arange(len(by_group)) - np.repeat(starts, sizes)
-    # Ranks become evenly spaced places in [0, 1); offsets spread evenly over the groups decide which groups
-    # round up, so that the sum over many small groups is right too.
-    offsets = (generator.permutation(len(names)) + 0.5) / len(names)
-    place = (rank + np.repeat(offsets, sizes)) / np.repeat(sizes, sizes)
+    order, place, is_first = _evenly_spaced(group, seed=seed)
     limits = 1 - np.cumsum(shares)
     chosen = (place[:, None] >= limits[None, :]).sum(axis=1)
     chosen = np.where(chosen > 0, len(shares) + 1 - chosen, 0)
-    chosen[rank == 0] = 0
+    chosen[is_first] = 0
     side = np.zeros(len(groups), dtype=np.int64)
-    side[first_rows[by_group]] = chosen
+    side[first_rows[order]] = chosen
     return side[twins]
+
+
+def stratified_sample(groups: NDArray[np.int64], count: int, *, seed: int) -> NDArray[np.int64]:
+    """`count` places out of all, in rising order: of each group its part, and one at least if that can be."""
+    order, place, is_first = _evenly_spaced(groups, seed=seed)
+    by_urgency = np.argsort(np.where(is_first, place - 1, place), kind="stable")
+    return np.sort(order[by_urgency[:count]])
+
+
+def _evenly_spaced(
+    groups: NDArray[np.int64], *, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+    """All rows, shuffled within their groups; for each a place in [0, 1); and whether its group begins there.
+
+    The rows of a group are evenly spaced. Offsets, spread evenly over the groups, decide which groups round
+    up when places below a limit are taken, so that the sum over many small groups is right too.
+    """
+    generator = np.random.default_rng(random_key(seed))
+    shuffled = generator.permutation(len(groups))
+    order = shuffled[np.argsort(groups[shuffled], kind="stable")]
+    names, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    rank = np.arange(len(order)) - np.repeat(starts, sizes)
+    offsets = (generator.permutation(len(names)) + 0.5) / len(names)
+    place = (rank + np.repeat(offsets, sizes)) / np.repeat(sizes, sizes)
+    return order, place, rank == 0
 
 
 def resolve_split(spec: str, sizes: Mapping[str, int], *, option: str) -> NDArray[np.int64]:
