@@ -4,11 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
+from datasets import ClassLabel, Dataset, Features, List, Value
 from PIL import Image
 from timm.data import ImageNetInfo
 
@@ -17,7 +19,10 @@ from resnet_hub.cli.main import main
 from resnet_hub.errors import DataError
 from resnet_hub.finetuning import FinetuneConfig, finetune
 from resnet_hub.finetuning.network.class_matching import match_classes
+from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.results import RunReport, wilson_interval
+from tests.color_model import COLOURS, photo
+from tests.finetuning.image_files import table
 from tests.hub.test_loading import publish
 
 pytest_plugins = ["tests.hub_server.fixtures"]
@@ -70,6 +75,57 @@ def test_a_run_is_scored_again_with_the_numbers_of_its_report(run: Path, tmp_pat
     assert "Learning curves" not in page
     assert main(["validate", str(run), "--output_dir", str(output)]) == 2
     assert "already exists" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def multi_label_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small multi-label network that has learnt three colours, called 0, 1 and 2."""
+    torch.manual_seed(0)
+    model = timm.create_model("my_resnet20", num_classes=3)
+    preprocessing = Preprocessing.of_model(model)
+    images = [preprocessing(photo(name, number)) for number in range(8) for name in COLOURS]
+    pixels, labels = preprocessing.normalize(torch.stack(images)), torch.eye(3).repeat(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(25):
+        optimizer.zero_grad()
+        torch.nn.functional.binary_cross_entropy_with_logits(model(pixels), labels).backward()
+        optimizer.step()
+    folder = tmp_path_factory.mktemp("multi") / "colours"
+    resnet_hub.save_folder(model.eval(), folder, class_names=["0", "1", "2"])
+    config = json.loads((folder / "config.json").read_text())
+    config["resnet_hub"]["multi_label"] = True
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("feature", "label"),
+    [
+        (List(Value("int64")), lambda n: [int(n == place) for place in range(3)]),
+        (List(Value("bool"), length=3), lambda n: [n == place for place in range(3)]),
+        (List(ClassLabel(names=["0", "1", "2"])), lambda n: [n]),
+        (List(Value("string")), lambda n: [str(n)]),
+        (ClassLabel(names=["0", "1", "2"]), lambda n: n),
+    ],
+    ids=["vectors", "vectors of bool", "lists of classes", "lists of text", "one class"],
+)
+def test_a_multi_label_model_is_scored_on_images_of_one_class_each(
+    multi_label_model: Path, tmp_path: Path, feature, label, capsys
+):
+    rows = [(number % 3, photo(list(COLOURS)[number % 3], number)) for number in range(12)]
+    features = Features({"image": datasets.Image(), "label": feature})
+    data = {"image": [image for _, image in rows], "label": [label(number) for number, _ in rows]}
+    datasets.DatasetDict(train=Dataset.from_dict(data, features=features)).save_to_disk(tmp_path / "data")
+    found = scores_of(capsys, multi_label_model, "--dataset_name", tmp_path / "data")
+    assert found["multi_label"]
+    assert found["scores"]["train"]["accuracy"] == 1
+
+
+def test_a_single_label_model_is_not_scored_on_images_of_several_classes(run: Path, tmp_path: Path, capsys):
+    rows = table([[1], [0, 1], []], List(ClassLabel(names=["0", "1"])))
+    datasets.DatasetDict(train=rows).save_to_disk(tmp_path)
+    assert main(["validate", str(run), "--dataset_name", str(tmp_path)]) == 2
+    assert "several labels or none, and the model is single-label" in capsys.readouterr().err
 
 
 def test_one_split_of_a_run_and_the_table_for_a_person(run: Path, capsys):

@@ -76,7 +76,7 @@ def load_data(config: DataOptions, inspect: Inspector | None = None) -> ImageDat
         validation=splits.get("validation"),
         test=splits.get("test"),
         fingerprint=_fingerprint(labels, splits),
-        facts=understand(columns, labels, splits),
+        facts=understand(columns, labels, splits, labels_from=source.labels_from),
         bad_images=bad_images,
     )
 
@@ -260,7 +260,7 @@ def _sample(labels: NDArray[Any], most: int | None, seed: int) -> NDArray[np.int
     """Places of at most so many rows; None for all."""
     if most is None or len(labels) <= most:
         return None
-    return stratified_sample(_groups(labels), most, seed=seed)
+    return stratified_sample(groups_of(labels), most, seed=seed)
 
 
 def _features_of_train(source: Source, train: Role, sizes: Mapping[str, int]) -> Any:

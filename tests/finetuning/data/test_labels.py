@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, Features, Image, LargeList, List, Value
 
 from resnet_hub.errors import DataError
 from resnet_hub.finetuning.config.options import FinetuneConfig
@@ -212,3 +212,196 @@ def test_a_column_that_cannot_be_classes_is_refused():
     config = FinetuneConfig(dataset_name="any", label_column_name="box")
     with pytest.raises(DataError, match="cannot be classes"):
         columns(config, image=Image(), box={"x": Value("int64"), "y": Value("int64")})
+
+
+ONE_HOT = [[1, 0], [0, 1], [1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("feature", "names"),
+    [
+        (List(Value("int64")), ("0", "1")),
+        (List(Value("uint8"), length=2), ("0", "1")),
+        (List(Value("bool")), ("0", "1")),
+        (List(Value("float32"), length=2), ("0", "1")),
+        (LargeList(Value("int8")), ("0", "1")),
+        (List(ClassLabel(names=["cat", "dog"])), ("cat", "dog")),
+        (List(ClassLabel(names=["no", "yes"]), length=3), ("0", "1", "2")),
+    ],
+    ids=str,
+)
+def test_indicator_vectors_with_exactly_one_1_are_single_label_whatever_their_type(feature, names: tuple):
+    vectors = [[*vector, *[0] * (len(names) - 2)] for vector in ONE_HOT]
+    labels = read(feature, train=vectors, validation=vectors[1:2])
+    assert not labels.multi_label
+    assert labels.form == "indicator vectors"
+    assert labels.class_names == names
+    assert labels.values["train"].tolist() == [0, 1, 0, 1]
+    assert labels.values["validation"].tolist() == [1]
+
+
+@pytest.mark.parametrize("more", [[1, 1], [0, 0]])
+@pytest.mark.parametrize("kind", ["int64", "bool", "float64"])
+def test_one_row_with_another_number_of_ones_makes_vectors_multi_label(kind: str, more: list[int]):
+    labels = read(List(Value(kind)), train=ONE_HOT, validation=[more])
+    assert labels.multi_label
+    assert labels.form == "indicator vectors"
+    assert labels.values["train"].tolist() == ONE_HOT
+    assert labels.values["validation"].tolist() == [more]
+
+
+def test_rows_that_are_not_used_tell_vectors_from_sets_too():
+    feature = List(Value("int64"))
+    tables = {"train": table([[0, 1], [1], [0]], feature), "test": table([[0, 1]] * 2, feature)}
+    labels = read_labels(tables, "label", {"validation": Role(rows=np.arange(3, 5), how="")})
+    assert labels.form == "lists of classes"
+    assert labels.values["validation"].tolist() == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "names"),
+    [
+        (List(Value("int64")), [[0], [1], [1]], ("0", "1")),
+        (List(Value("bool")), [[False], [True], [True]], ("False", "True")),
+        (List(Value("string"), length=1), [["cat"], ["dog"], ["dog"]], ("cat", "dog")),
+        (List(PETS), [[0], [2], [2]], ("cat", "dog", "eel")),
+    ],
+    ids=str,
+)
+def test_lists_of_one_class_each_are_single_label(feature, values: list, names: tuple):
+    labels = read(feature, train=values)
+    assert not labels.multi_label
+    assert labels.form == "lists of one class"
+    assert labels.class_names == names
+    assert np.array(names)[labels.values["train"]].tolist() == [names[0], names[-1], names[-1]]
+
+
+def test_sets_of_three_declared_classes_are_not_vectors_of_two():
+    with pytest.raises(DataError, match="same label 'cat', 'dog'"):
+        read(List(PETS), train=[[0, 1], [1, 0]])
+
+
+def test_vectors_of_zeros_alone_are_a_test_split_without_labels():
+    labels = read(List(Value("int64")), train=ONE_HOT, test=[[0, 0], [0, 0]])
+    assert labels.unlabelled == ("test",)
+    assert not labels.multi_label
+
+
+@pytest.mark.parametrize(
+    ("feature", "values"),
+    [
+        (Value("int64"), [1, 0, 1]),
+        (PETS, [1, 0, 1]),
+        (List(Value("int64")), [[0, 1, 0], [1, 0, 0], [0, 1, 0]]),
+        (List(PETS), [[1], [0], [1]]),
+    ],
+    ids=str,
+)
+def test_the_model_decides_whether_labels_are_read_as_multi_label(feature, values: list):
+    tables = {"train": table(values, feature)}
+    roles = {"validation": Role(rows=np.arange(3), how="")}
+    multi = read_labels(tables, "label", roles, multi_label=True)
+    assert multi.multi_label
+    assert multi.values["validation"][:, :2].tolist() == [[0, 1], [1, 0], [0, 1]]
+    single = read_labels(tables, "label", roles, multi_label=False)
+    assert not single.multi_label
+    assert single.values["validation"].tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("feature", "good", "missing"),
+    [
+        (List(Value("int64")), [[1], [0, 1]], [1, -1]),
+        (List(Value("int64")), [[1, 0, 0], [0, 1, 1]], [-1, -1, -1]),
+        (List(Value("int64")), [[1, 0], [0, 1]], [0, None]),
+        (List(Value("float64")), [[1, 0], [0, 1]], [0, float("nan")]),
+        (List(PETS), [[1], [0, 1]], [0, -1]),
+        (List(PETS), [[1], [0, 1]], [None]),
+        (List(Value("string")), [["cat"], ["cat", "dog"]], ["dog", None]),
+        (List(Value("string")), [["cat"], ["dog"]], [""]),
+        (List(Value("bool")), [[True, False], [False, True]], [None, True]),
+        (Value("int64"), [0, 1], -1),
+        (Value("string"), ["cat", "dog"], " "),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("role", ["train", "validation"])
+def test_missing_items_are_the_message_for_rows_without_labels(feature, good: list, missing, role: str):
+    splits = {"train": good * 2, "validation": good * 2}
+    splits[role] = [*good, missing, missing]
+    with pytest.raises(DataError, match=rf"2 of 4 rows for {role} .* row 2 of split {role}, which holds"):
+        read(feature, **splits)
+
+
+def test_the_classes_minus_one_and_one_are_classes():
+    assert read(Value("int64"), train=[-1, 1, 1]).class_names == ("-1", "1")
+
+
+@pytest.mark.parametrize(
+    "names", [["001", "002"], ["1", "01"], ["NA", "None", "nan"], ["1.0", "1"], ["True", "1"]]
+)
+def test_text_stays_text(names: list[str]):
+    labels = read(Value("string"), train=names)
+    assert labels.class_names == tuple(sorted(names))
+
+
+def test_a_null_among_text_says_which_words_may_have_been_lost():
+    with pytest.raises(DataError, match="a class called NA, None or nan has to be read as text"):
+        read(Value("string"), train=["cat", None, "dog"])
+
+
+@pytest.mark.parametrize("kind", ["int64", "bool"])
+def test_text_in_one_split_and_numbers_in_another_are_refused(kind: str):
+    tables = {"train": table(["0", "1"], Value("string")), "test": table([0, 1], Value(kind))}
+    roles = {"train": Role(rows=np.arange(2), how=""), "test": Role(rows=np.arange(2, 4), how="")}
+    with pytest.raises(DataError, match=r"text in train, .* in test.*in one type"):
+        read_labels(tables, "label", roles)
+
+
+def test_text_that_is_no_declared_class_is_refused_by_name():
+    tables = {"train": table([0, 1], PETS), "test": table(["cat", "dgo"], Value("string"))}
+    roles = {"train": Role(rows=np.arange(2), how=""), "test": Role(rows=np.arange(2, 4), how="")}
+    with pytest.raises(DataError, match="'dgo' is none of the 3 declared classes; did you mean 'dog'"):
+        read_labels(tables, "label", roles)
+
+
+@pytest.mark.parametrize("value", [0.5, float("inf"), -0.25])
+def test_shares_of_classes_are_refused(value: float):
+    with pytest.raises(DataError, match="fractions such as"):
+        read(List(Value("float32")), train=[[value, 1.0], [0.0, 1.0]])
+
+
+@pytest.mark.parametrize("same", [[[0, 1]] * 3, [[]] * 3])
+def test_training_images_that_all_have_the_same_set_are_refused(same: list):
+    with pytest.raises(DataError, match="nothing can be learnt"):
+        read(List(PETS), train=same)
+
+
+@pytest.mark.parametrize("name", ["cls", "cls.txt", "CLS"])
+def test_names_of_webdataset_are_usual(name: str):
+    found = columns(
+        **{"jpg": Image(), name: Value("int64"), "txt": Value("string"), "__key__": Value("string")}
+    )
+    assert found == Columns(image="jpg", label=name)
+
+
+RECORD = {"label": Value("int64"), "width": Value("int64"), "caption": Value("string")}
+
+
+def test_a_label_in_a_record_is_found_and_read():
+    assert columns(jpg=Image(), json=RECORD).label == "json.label"
+    assert columns(jpg=Image(), json=RECORD, cls=Value("int64")).label == "cls"
+    config = FinetuneConfig(dataset_name="any", label_column_name="json.width")
+    assert columns(config, jpg=Image(), json=RECORD).label == "json.width"
+    rows = [{"label": n, "width": 5, "caption": "a"} for n in (7, 3, 7)]
+    features = Features({"image": Image(), "json": RECORD})
+    data = Dataset.from_dict({"image": [None] * 3, "json": rows}, features=features)
+    labels = read_labels({"train": data}, "json.label", {"train": Role(rows=np.arange(3), how="")})
+    assert labels.class_names == ("3", "7")
+    assert labels.values["train"].tolist() == [1, 0, 1]
+
+
+def test_a_label_in_a_record_cannot_be_streamed():
+    config = FinetuneConfig(dataset_name="any", streaming=True)
+    with pytest.raises(DataError, match=r"field json\.label .* leave out --streaming"):
+        columns(config, jpg=Image(), json=RECORD)

@@ -15,6 +15,9 @@ from resnet_hub.images.folders import SUFFIXES, folders_in, has_images, images_b
 
 logger = logging.getLogger(__name__)
 
+CLASS_FOLDERS = "class folders"
+"""What labels are made from here."""
+
 # Where one of these is found `datasets` decides what is in the folder.
 _STORES = frozenset({".parquet", ".arrow", ".tar", ".zip"})
 _TABLES = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})

@@ -16,7 +16,12 @@ from PIL import Image
 
 from resnet_hub.errors import DataError, nearest
 from resnet_hub.finetuning.config.options import DataOptions
-from resnet_hub.finetuning.data.sources.class_folders import has_table, read_class_folders, split_folders
+from resnet_hub.finetuning.data.sources.class_folders import (
+    CLASS_FOLDERS,
+    has_table,
+    read_class_folders,
+    split_folders,
+)
 from resnet_hub.finetuning.data.sources.hub import hub_commit, open_hub
 from resnet_hub.finetuning.data.sources.source import DIGITS, Source, load_splits, reading
 
@@ -115,6 +120,7 @@ def _open_class_folders(config: DataOptions) -> Source:
             raise DataError(_no_such_folder(f"{split}_dir", folder))
     with reading(str(config.train_dir)):
         splits = None if any(map(has_table, folders.values())) else read_class_folders(folders)
+    labels_from = CLASS_FOLDERS if splits else None
     if splits is None:
         splits = load_splits(
             str(config.train_dir),
@@ -125,7 +131,13 @@ def _open_class_folders(config: DataOptions) -> Source:
         )
     train = folders["train"]
     name = train.parent.name if train.name.lower() in ("train", "training") else train.name
-    return Source(name=name or train.name, revision=None, splits=splits, folders=tuple(folders.values()))
+    return Source(
+        name=name or train.name,
+        revision=None,
+        splits=splits,
+        folders=tuple(folders.values()),
+        labels_from=labels_from,
+    )
 
 
 def _open_folder(name: str, folder: Path, config: DataOptions) -> Source:
@@ -135,7 +147,9 @@ def _open_folder(name: str, folder: Path, config: DataOptions) -> Source:
         places = split_folders(folder)
         splits = None if places is None else read_class_folders(places)
     if splits is not None:
-        return Source(name=folder.name, revision=None, splits=splits, folders=(folder,))
+        return Source(
+            name=folder.name, revision=None, splits=splits, folders=(folder,), labels_from=CLASS_FOLDERS
+        )
     if _is_saved(folder):
         splits = load_splits(name, lambda: datasets.load_from_disk(str(folder)))
     else:

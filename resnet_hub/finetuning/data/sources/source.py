@@ -27,6 +27,8 @@ class Source:
     splits: dict[str, datasets.Dataset]
     folders: tuple[Path, ...]
     """Folders that rows may name files in; a path to anywhere else is refused."""
+    labels_from: str | None = None
+    """What labels were made from, such as `class folders`; None for a column as it was found."""
 
 
 def load_splits(
