@@ -58,6 +58,8 @@ class DataOptions(SeededOptions):
     """Folder of validation images with the same class folders as --train_dir."""
     test_dir: Path | None = None
     """Folder of test images with the same class folders as --train_dir; read once, at the end."""
+    dataset_title: str | None = None
+    """Name of a data set given as folders, for report and card; default: the name of its folder."""
     train_split: str | None = None
     """Name or slice of the training split (`train[:80%]`); found by name if not given."""
     validation_split: str | None = None

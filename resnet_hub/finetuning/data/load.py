@@ -27,7 +27,7 @@ from resnet_hub.finetuning.data.roles import (
     stratified_sample,
     stratified_sides,
 )
-from resnet_hub.finetuning.data.sources import Source, open_source
+from resnet_hub.finetuning.data.sources import Source, open_source, title_of
 from resnet_hub.finetuning.data.split import Split
 from resnet_hub.hub.config_file import problem_with_names
 
@@ -68,7 +68,7 @@ def load_data(config: DataOptions, inspect: Inspector | None = None) -> ImageDat
     splits = take_missing_splits(readable, labels, config)
     splits = {name: _limited(split, config) for name, split in splits.items()}
     return ImageData(
-        dataset=source.name,
+        dataset=title_of(source.name, source.revision, config),
         dataset_revision=source.revision,
         class_names=labels.class_names,
         multi_label=labels.multi_label,

@@ -22,6 +22,7 @@ from resnet_hub.finetuning.data.image_column import ImageColumn
 from resnet_hub.finetuning.data.inspection import Inspector
 from resnet_hub.finetuning.data.labels import LabelReader, Labels, declared_names, read_labels
 from resnet_hub.finetuning.data.roles import Role, find_roles
+from resnet_hub.finetuning.data.sources import title_of
 from resnet_hub.finetuning.data.split import Split
 from resnet_hub.finetuning.data.streaming.order import StreamOrder, pieces_of
 from resnet_hub.finetuning.data.streaming.shards import Piece, StoredRow
@@ -102,7 +103,7 @@ def _understand(
     bad_images = find_bad_images(found, source.split_sizes, config.max_bad_images, numbers=numbers)
     splits = {name: without_bad(split) for name, split in found.items()}
     return ImageData(
-        dataset=source.name,
+        dataset=title_of(source.name, source.revision, config),
         dataset_revision=source.revision,
         class_names=reader.class_names,
         multi_label=reader.multi_label,

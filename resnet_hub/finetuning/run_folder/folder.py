@@ -29,6 +29,7 @@ _FREE_TO_CHANGE = frozenset(
     {
         "checkpoint_minutes",
         "dataloader_num_workers",
+        "dataset_title",
         "feature_cache",
         "feature_cache_gb",
         "ddp_timeout",

@@ -47,7 +47,12 @@ assert not photos.bad_images
 
 said = {"alice/photos": {split: len(rows) for split, rows in photos.splits.items()}}
 said |= {"alice/table": [data.fingerprint, {split: len(rows) for split, rows in data.splits.items()}]}
-for name, options in (("alice/tabel", {}), ("alice/table", {"dataset_revision": "v9"}), ("not an id", {})):
+for name, options in (
+    ("alice/tabel", {}),
+    ("alice/table", {"dataset_revision": "v9"}),
+    ("alice/table", {"dataset_title": "Pets"}),
+    ("not an id", {}),
+):
     try:
         load(name, **options)
     except DataError as error:
@@ -76,6 +81,7 @@ def test_data_sets_of_the_hub_are_pinned_cached_and_refused_with_help(hub, run_p
     assert said["alice/table"][1] == {"train": 34, "validation": 6, "test": 6}
     assert "no data set 'alice/tabel'" in said["alice/tabel {}"]
     assert "no revision 'v9'" in said["alice/table {'dataset_revision': 'v9'}"]
+    assert "is one of the Hub" in said["alice/table {'dataset_title': 'Pets'}"]
     assert "no data set 'not an id'" in said["not an id {}"]
     hub.stop()
     again = run_python(_LOAD_FROM_CACHE, HF_HUB_OFFLINE="1")

@@ -46,6 +46,15 @@ def open_source(config: DataOptions) -> Source:
     return open_hub(config.dataset_name, config)
 
 
+def title_of(name: str, revision: str | None, config: DataOptions) -> str:
+    """What reports and cards call the data set; DataError for another title of one that the Hub names."""
+    if config.dataset_title and revision is not None:
+        raise DataError(
+            f"--dataset_title is for data sets given as folders, and {name} is one of the Hub. Leave it out."
+        )
+    return config.dataset_title or name
+
+
 @dataclass(frozen=True, kw_only=True)
 class FoundBuilder:
     """What `datasets` would read a data set with, which has not been read yet."""
