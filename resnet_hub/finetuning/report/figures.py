@@ -172,7 +172,8 @@ def _draw_losses(axes: Axes, runs: Mapping[str, Events], kept_epoch: int | None)
         color = _COLORS[number % len(_COLORS)]
         steps, scores = _of_kind(events, "train"), _of_kind(events, "validation")
         prefix, trained = (f"{name}: ", color) if len(runs) > 1 else ("", _MUTED)
-        _curve(axes, steps, "loss", color=trained, label=f"{prefix}training", linewidth=1, linestyle="--")
+        regularized = f"{prefix}training (regularized)"
+        _curve(axes, steps, "loss", color=trained, label=regularized, linewidth=1, linestyle="--")
         _curve(axes, scores, "loss", color=color, label=f"{prefix}validation")
         _mark_kept(axes, scores, "loss", kept_epoch)
     if axes.lines:

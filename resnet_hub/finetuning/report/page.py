@@ -78,7 +78,8 @@ def page_of_run(folder: RunFolder, report: RunReport) -> Page:
     found = {name: score for name, score in scores.items() if score is not None}
     shown = list(found)[-1] if found else ""
     sheets = {caption: folder.plots / name for name, caption in _SHEETS.items()}
-    applied, asked = report.applied_recipe, report.asked
+    applied = report.applied_recipe
+    asked = {name: value for name, value in report.asked.items() if name in applied}
     return Page(
         **report.dataset_fields(),
         model=report.model,
@@ -169,7 +170,7 @@ def _loss_caption(page: Page) -> str:
     least = f", so even a perfect model has {floor:.2f}" if smoothing and not mixing else ""
     return (
         f"Training loss (dashed, mean of ten steps) includes {' and '.join(causes)}{least}. Validation loss "
-        "does not, which is why it is lower."
+        "does not, so it can be lower."
     )
 
 

@@ -33,7 +33,7 @@ def tiles(
     """Name, value and a note of the figures of a run that are not scores."""
     found = []
     if splits:
-        parts = " · ".join(f"{split.num_images:,} {name}" for name, split in splits.items())
+        parts = " · ".join(f"{split.num_images:,}\u00a0{name}" for name, split in splits.items())
         found.append(("Images", f"{sum(split.num_images for split in splits.values()):,}", parts))
     if train is not None:
         kept = (
@@ -48,15 +48,15 @@ def tiles(
         found.append(("Time", duration(train.seconds), f"{train.images_per_second:,.0f} images/s"))
     if num_parameters is not None:
         size = f"{num_parameters / 1e6:.3g} M parameters" + (f", {image_size} px" if image_size else "")
-        found.append(("Model size", f"{4 * num_parameters / 1e6:,.3g} MB", size))
+        found.append(("Model size", f"{4 * num_parameters / 1e6:,.3g}\u00a0MB", size))
     return found
 
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them."""
     if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+        return f"{seconds:.0f}\u00a0s"
+    return f"{seconds / 60:.0f}\u00a0min" if seconds < 6000 else f"{seconds / 3600:.1f}\u00a0h"
 
 
 def flat(

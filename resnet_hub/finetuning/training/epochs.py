@@ -201,7 +201,7 @@ def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = 
     _log(run, training, "validation", values)
     place = f"epoch {epoch + 1:3d}/{run.settings.schedule.num_train_epochs}  step {progress.step:5d}"
     run.display.say(
-        f"{place if epoch >= 0 else 'linear probe':23}  "
+        f"{place if epoch >= 0 else 'linear probe'.ljust(len(place))}  "
         f"validation accuracy {score.accuracy:7.2%}  macro F1 {score.macro_f1:.4f}  loss {score.loss:.4f}  "
         f"{progress.seconds:6.0f} s"
     )

@@ -198,7 +198,13 @@ def test_the_first_screen_has_the_scores_and_the_size_of_everything(browser, tmp
     assert page.scores["test"].macro_f1 == pytest.approx(
         float(tiles.split("Macro F1, test")[1].split()[0]), abs=1e-4
     )
-    for words in ("95 % interval", "exported: epoch 1", "11.2 M parameters, 224 px", "44.8 MB", "60 test"):
+    for words in (
+        "95 % interval",
+        "exported: epoch 1",
+        "11.2 M parameters, 224 px",
+        "44.8\u00a0MB",
+        "60\u00a0test",
+    ):
         assert words in tiles
     assert "exported: epoch 1" in browser.run("return document.querySelector('svg.chart').textContent")
 

@@ -112,7 +112,7 @@ def backbone(tmp_path_factory):
     return folder / "export"
 
 
-def test_quick_fits_fc_only_and_changes_nothing_else(backbone, tmp_path):
+def test_quick_fits_fc_only_and_changes_and_reports_nothing_else(backbone, tmp_path, capsys):
     start = [
         "--dataset_name",
         "digits",
@@ -128,7 +128,14 @@ def test_quick_fits_fc_only_and_changes_nothing_else(backbone, tmp_path):
     assert report.train.steps == 0
     assert report.test is not None
     assert report.test.accuracy > 0.8
-    assert "Learning curves" not in (tmp_path / "run/report.html").read_text()
+    printed = "\n".join(capsys.readouterr())
+    page, card = ((tmp_path / "run" / name).read_text() for name in ("report.html", "export/README.md"))
+    assert "exported   linear probe" in printed
+    assert "| Exported weights | linear probe |" in card
+    assert "only fc is fitted" in page
+    for idle in ("learning_rate", "weight_decay", "augmentation", "horizontal_flip", "warmup_steps"):
+        assert not [said for said in (printed, page, card) if idle in said or idle.replace("_", " ") in said]
+    assert "Learning curves" not in page
     before, after = (
         load_file(backbone / "model.safetensors"),
         load_file(tmp_path / "run/export/model.safetensors"),
@@ -136,7 +143,9 @@ def test_quick_fits_fc_only_and_changes_nothing_else(backbone, tmp_path):
     assert [name for name in before if not before[name].equal(after[name])] == ["fc.bias", "fc.weight"]
 
 
-def test_balanced_begins_with_a_fitted_fc_and_never_ends_below_it(backbone, tmp_path):
+def test_balanced_begins_with_a_linear_probe_never_ends_below_it_and_names_what_it_exports(
+    backbone, tmp_path, capsys
+):
     start = [
         "--dataset_name",
         "digits",
@@ -153,7 +162,17 @@ def test_balanced_begins_with_a_fitted_fc_and_never_ends_below_it(backbone, tmp_
     scores = [event["accuracy"] for event in events if event["event"] == "validation"]
     report = RunReport.load(tmp_path / "run/report.json")
     assert report.validation is not None
-    assert report.validation.accuracy == max(scores)  # never worse than the fitted fc
+    assert report.validation.accuracy == max(scores)  # never worse than the linear probe
+    assert report.exported is not None
+    assert (report.exported.linear_probe_score, report.exported.best_epoch_score) == tuple(scores)
+    assert report.exported.epoch == scores.index(max(scores))
+    exported = " ".join(f"exported   {report.exported_text}".split())
+    assert exported in " ".join(capsys.readouterr().out.split())
+    assert ("Training did not beat it" in exported) == (report.exported.epoch == 0)
+    assert set(report.asked) == {"model_name_or_path", "dataset_name", "image_size", "horizontal_flip"} | {
+        "num_train_epochs",
+        "output_dir",
+    }
 
 
 def test_quick_from_random_weights_is_refused(tmp_path, capsys):
