@@ -169,6 +169,8 @@ def _is_readable(feature: Any) -> bool:
 def _kind(feature: Any) -> str:
     if isinstance(feature, List | LargeList):
         return f"lists of {_kind(feature.feature)}"
+    if isinstance(feature, dict):
+        return "images" if is_image(feature) else f"records of {', '.join(feature)}"
     return feature.dtype if isinstance(feature, Value) else type(feature).__name__
 
 

@@ -310,7 +310,7 @@ def _check_labelled(
         raise DataError(
             f"{len(missing):,} of {len(found):,} rows for {role} have no label in column {column}; the first "
             f"is row {row} of split {split}, which holds {held!r}{_reason(held)}. Label or remove them, or "
-            f"choose other rows with --{role}_split."
+            f"choose other rows with {f'--{role}_split' if 'train' in roles else '--split'}."
         )
 
 
@@ -320,7 +320,9 @@ def _reason(held: Any) -> str:
         return f" (an item that is {MISSING}, null or blank is missing, so the list is not complete)"
     if held == MISSING:
         return f" ({MISSING} stands for a missing label)"
-    return " (a class called NA, None or nan has to be read as text)" if held is None else ""
+    if held is None or held != held:  # noqa: PLR0124  NaN
+        return " (an empty cell, or a class called NA, None or nan that was not read as text)"
+    return ""
 
 
 def _sorted_names(values: Mapping[str, list[Any]]) -> list[str]:

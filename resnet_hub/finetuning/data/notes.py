@@ -80,12 +80,19 @@ def notes_on_names(labels: Labels, counts: Counts) -> list[str]:
             f"{some_of(groups, chars=200)}. Merge them in the data set if they are one."
         )
     lists = [name for name in labels.class_names if _LIST_AS_TEXT.fullmatch(name)]
-    if 2 * len(lists) > len(labels.class_names):
+    joined = [name for name in labels.class_names if _is_joined(name, set(labels.class_names))]
+    if joined or 2 * len(lists) > len(labels.class_names):
         notes.append(
-            f"Class names such as {shown(lists[0])} look like lists written as text, and each different text "
-            "is a class. Store them as lists to have them read as such."
+            f"Class names such as {shown((joined or lists)[0])} look like lists written as text, and each "
+            "different text is a class. Store them as lists to have them read as multi-label."
         )
     return notes
+
+
+def _is_joined(name: str, names: set[str]) -> bool:
+    """Whether a name is several other ones with a separator between them."""
+    parts = [part.strip() for part in re.split(r"[|;,]", name)]
+    return len(parts) > 1 and names.issuperset(parts)
 
 
 def notes_on_contradictions(labels: Labels, splits: Mapping[str, Split]) -> list[str]:

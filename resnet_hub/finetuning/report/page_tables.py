@@ -82,6 +82,7 @@ def data_rows(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in data["image_kinds"].items())
     return [
         ("columns", f"images in {data['image_column']!r}, labels in {data['label_column']!r}"),
+        *([("labels", data["labels_read"])] if "labels_read" in data else []),
         ("image sizes", f"{sizes['smallest']} to {sizes['largest']}, median {sizes['median']}"),
         ("image files", kinds),
         *(

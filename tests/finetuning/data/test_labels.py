@@ -346,7 +346,7 @@ def test_text_stays_text(names: list[str]):
 
 
 def test_a_null_among_text_says_which_words_may_have_been_lost():
-    with pytest.raises(DataError, match="a class called NA, None or nan has to be read as text"):
+    with pytest.raises(DataError, match="a class called NA, None or nan that was not read as text"):
         read(Value("string"), train=["cat", None, "dog"])
 
 

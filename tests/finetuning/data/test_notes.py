@@ -12,6 +12,7 @@ import pytest
 from datasets import ClassLabel, List, Value
 
 from resnet_hub.errors import ConfigError, DataError
+from resnet_hub.finetuning.__main__ import main
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.data.dataset import ImageData
 from resnet_hub.finetuning.data.load import load_data
@@ -59,7 +60,16 @@ def test_other_names_are_not_near_equal(tmp_path: Path):
     assert not [note for note in data.facts.notes if "differ only" in note]
 
 
-@pytest.mark.parametrize("names", [("[1, 0]", "[0, 1]"), ("{'a'}", "{'b'}"), ("['cat']", "['cat', 'dog']")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("[1, 0]", "[0, 1]"),
+        ("{'a'}", "{'b'}"),
+        ("['cat']", "['cat', 'dog']"),
+        ("cat|dog", "cat", "dog"),
+        ("cat, dog", "cat", "dog"),
+    ],
+)
 def test_lists_that_were_written_as_text_are_noted(tmp_path: Path, names: tuple):
     note_of(of_labels(tmp_path, list(names) * 8), "look like lists written as text")
 
@@ -242,6 +252,25 @@ def test_indicator_vectors_are_not_streamed_as_sets(tmp_path: Path):
         table(vectors, List(PETS)).to_parquet(tmp_path / f"{split}.parquet")
     with pytest.raises(DataError, match=r"indicator vectors.*--streaming"):
         load_data(FinetuneConfig(dataset_name=str(tmp_path), streaming=True, test_fraction=0.0))
+
+
+@pytest.mark.parametrize(
+    ("labels", "feature", "said"),
+    [
+        ([[1, -1], [0, 1]] * 6, List(Value("int64")), "have no label in column label"),
+        (["cat", None] * 6, Value("string"), "have no label in column label"),
+        ([f"photo {n}" for n in range(12)], Value("string"), "has a label of its own"),
+        (["x" * 1001, "cat"] * 6, Value("string"), "could not be saved"),
+        ([0.5, 1.0] * 6, Value("float64"), "fractions such as 0.5"),
+    ],
+    ids=["missing items", "nulls", "captions", "a long name", "fractions"],
+)
+def test_a_dry_run_finds_it(tmp_path: Path, labels: list, feature: object, said: str, capsys):
+    table(labels, feature).to_parquet(tmp_path / "train.parquet")
+    words = ["--dataset_name", str(tmp_path), "--model", "my_resnet20", "--no-pretrained", "--dry_run"]
+    assert main([*words, "--output_dir", str(tmp_path / "run")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_shard_of_webdataset_is_read_by_its_endings(tmp_path: Path):
