@@ -10,37 +10,27 @@ torch and timm are imported by the first use of a name below. The way through it
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from resnet_hub.timm_hook import when_timm_is_imported
+from resnet_hub.timm_hook import register_family_with_timm
 
-if TYPE_CHECKING:
-    from timm import create_model
+if TYPE_CHECKING:  # the same names for editors and type checkers, which do not run this file
+    from timm import create_model as create_model
 
-    from resnet_hub.downloads.download import download
-    from resnet_hub.hub import load, push_folder, save_folder
-    from resnet_hub.models.architecture import MyResNet, Variant
-    from resnet_hub.models.my_resnet import register_variant
-    from resnet_hub.models.optimize import optimize_for_inference
-    from resnet_hub.models.registration import list_models
-    from resnet_hub.prediction.classify import classify, classify_all
+    from resnet_hub.downloads.download import download as download
+    from resnet_hub.hub import load as load
+    from resnet_hub.hub import push_folder as push_folder
+    from resnet_hub.hub import save_folder as save_folder
+    from resnet_hub.models.architecture import MyResNet as MyResNet
+    from resnet_hub.models.architecture import Variant as Variant
+    from resnet_hub.models.my_resnet import list_models as list_models
+    from resnet_hub.models.my_resnet import register_variant as register_variant
+    from resnet_hub.models.optimize import optimize_for_inference as optimize_for_inference
+    from resnet_hub.prediction.classify import classify as classify
+    from resnet_hub.prediction.classify import classify_all as classify_all
 
     __version__: str
-
-__all__ = [
-    "MyResNet",
-    "Variant",
-    "classify",
-    "classify_all",
-    "create_model",
-    "download",
-    "list_models",
-    "load",
-    "optimize_for_inference",
-    "push_folder",
-    "register_variant",
-    "save_folder",
-]
 
 _PLACES = {
     "MyResNet": "resnet_hub.models.architecture",
@@ -49,13 +39,15 @@ _PLACES = {
     "classify_all": "resnet_hub.prediction.classify",
     "create_model": "timm",
     "download": "resnet_hub.downloads.download",
-    "list_models": "resnet_hub.models.registration",
+    "list_models": "resnet_hub.models.my_resnet",
     "load": "resnet_hub.hub",
     "optimize_for_inference": "resnet_hub.models.optimize",
     "push_folder": "resnet_hub.hub",
     "register_variant": "resnet_hub.models.my_resnet",
     "save_folder": "resnet_hub.hub",
 }
+
+__all__ = list(_PLACES)  # pyright: ignore[reportUnsupportedDunderAll]  it reads the imports above
 
 
 def __getattr__(name: str) -> Any:
@@ -64,8 +56,10 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(_PLACES[name]), name)
     elif name == "__version__":
         value = import_module("importlib.metadata").version(__name__)
+    elif not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+        value = import_module(f"{__name__}.{name}")
     else:
-        value = _submodule(name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
     globals()[name] = value
     return value
 
@@ -74,15 +68,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, "__version__"})
 
 
-def _submodule(name: str) -> Any:
-    full_name = f"{__name__}.{name}"
-    try:
-        if not name.startswith("_"):
-            return import_module(full_name)
-    except ModuleNotFoundError as error:
-        if error.name != full_name:
-            raise
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
-
-
-when_timm_is_imported(lambda: import_module("resnet_hub.models.registration"))
+register_family_with_timm()

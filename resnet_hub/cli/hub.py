@@ -5,21 +5,24 @@ import shutil
 import sys
 from pathlib import Path
 
-import timm
-
 from resnet_hub.cards.family import variant_card
-from resnet_hub.downloads.download import Downloaded, download_files, refuse_revision
+from resnet_hub.downloads.download import Downloaded, download_files
 from resnet_hub.errors import HubError, nearest
 from resnet_hub.files import atomic_folder, check_new_folder
 from resnet_hub.hub import (
     current_card,
-    ensure_pretrained_weights,
-    local_folder,
     may_be_public,
     push_folder,
     refresh_card,
 )
-from resnet_hub.models.registration import list_models  # the family, also for `download my_resnet50`
+from resnet_hub.models.my_resnet import list_models
+from resnet_hub.models.names import (
+    RegistryName,
+    fetch_weights,
+    local_folder,
+    refuse_revision,
+    registry_name,
+)
 
 
 def run_push(arguments: argparse.Namespace) -> int:
@@ -48,21 +51,22 @@ def run_download(arguments: argparse.Namespace) -> int:
     """Fetch all files but pickles into the cache, each checked, and print the folder they are in."""
     if arguments.output is not None:
         check_new_folder(arguments.output, flag="output")
-    if "/" not in arguments.source and timm.is_model(arguments.source.partition(".")[0]):
-        found = _published_weights(arguments.source, revision=arguments.revision)
-    else:
+    name = registry_name(arguments.source)
+    if name is None:
         found = download_files(arguments.source, revision=arguments.revision)
+    else:
+        found = _published_weights(name, revision=arguments.revision)
     if arguments.output is not None:
         _copy(found, arguments.output)
     print(arguments.output or found.folder)
     return 0
 
 
-def _published_weights(name: str, *, revision: str | None) -> Downloaded:
+def _published_weights(name: RegistryName, *, revision: str | None) -> Downloaded:
     refuse_revision(name, revision=revision)
-    file = ensure_pretrained_weights(name)
+    file = fetch_weights(name)
     if file is None:
-        raise HubError(f"{name} has no weights on the Hub. `resnet-hub list --pretrained` has.")
+        raise HubError(f"{name.text} has no weights on the Hub. `resnet-hub list --pretrained` has.")
     return Downloaded(folder=file.parent, names=(file.name,))
 
 

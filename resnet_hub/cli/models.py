@@ -8,9 +8,9 @@ import timm
 
 from resnet_hub.cli.tables import print_record, print_rows
 from resnet_hub.errors import ModelError, nearest
-from resnet_hub.models.my_resnet import published_weights, timm_twin
+from resnet_hub.models.my_resnet import list_models, published_weights, timm_twin
+from resnet_hub.models.names import registry_name
 from resnet_hub.models.published_weights import ACCURACY_SOURCE, Weights
-from resnet_hub.models.registration import list_models
 
 
 def run_list(arguments: argparse.Namespace) -> int:
@@ -44,12 +44,10 @@ def _matches(name: str, pattern: str) -> bool:
 
 def refuse_unknown(model: str) -> None:
     """Raise ModelError, naming the nearest, for a model or a tag that the family does not have."""
-    name, _, tag = model.partition(".")
+    name = model.partition(".")[0]
     if name not in (known := list_models()):
         raise ModelError(f"There is no model {name!r}; {nearest(name, known)} See: resnet-hub list")
-    tags = [weights.tag for weights in published_weights(name)]
-    if tag and tag not in tags:
-        raise ModelError(f"{name} has no weights {tag!r}; {nearest(tag, tags)} See: resnet-hub info {name}")
+    registry_name(model)  # refuses an unknown tag
 
 
 def _model_row(name: str) -> dict[str, Any]:

@@ -13,11 +13,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
-from timm.models import PretrainedCfg
 
 from resnet_hub.downloads.access import (
     NotServedError,
@@ -27,7 +25,7 @@ from resnet_hub.downloads.access import (
     not_to_be_had,
     offline,
 )
-from resnet_hub.errors import HubError, ModelError, nearest
+from resnet_hub.errors import HubError
 from resnet_hub.files import write_atomically
 
 CONFIG_FILE = "config.json"
@@ -184,45 +182,6 @@ def download_files(repo_id: str, *, revision: str | None = None, cache_dir: Path
     return Downloaded(folder=path.parents[name.count("/")], names=tuple(paths))
 
 
-def ensure_pretrained_weights(name: str, *, cache_dir: Path | None = None) -> Path | None:
-    """The checked file of the weights published for a model's name; None where there are none on the Hub.
-
-    Give it to `timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": path})`, which then
-    asks nobody. Without a Hub and a cached copy this fails within seconds, where timm alone retries for half
-    a minute.
-
-    Raises:
-        ModelError: no model of that name, or no such weights of it.
-        HubError: the weights can be had neither from the Hub nor from the cache, or only as a pickle.
-    """
-    cfg = _pretrained_cfg(name)
-    if cfg is None or not cfg.hf_hub_id:
-        return None
-    repo_id, _, revision = cfg.hf_hub_id.partition("@")
-    filename = cfg.hf_hub_filename or WEIGHTS_FILE
-    if filename.endswith(PICKLES):
-        raise HubError(
-            f"The weights of {name} are published as a pickle only ({filename}), which is not read."
-        )
-    pinned = pin(repo_id, revision=revision or None, filename=filename, cache_dir=cache_dir)
-    path = fetch(pinned, filename, cache_dir=cache_dir).path
-    remember(pinned, cache_dir=cache_dir)
-    return path
-
-
-def refuse_revision(name: str, *, revision: str | None) -> None:
-    """ModelError if a revision was asked for with a model's name, which would not be heeded."""
-    if revision is None:
-        return
-    cfg = _pretrained_cfg(name)
-    repo_id = str(cfg.hf_hub_id).partition("@")[0] if cfg is not None and cfg.hf_hub_id else None
-    instead = f"Name {repo_id}, where its weights are" if repo_id else "Name the repository that is meant"
-    raise ModelError(
-        f"{name} is the name of a model, asked for with revision {revision!r}, and only a repository on the "
-        f"Hub (user/repo) has revisions. {instead}, or leave the revision out."
-    )
-
-
 def refuse_unsafe_name(name: str, *, source: str) -> None:
     """HubError for a file name that could leave its folder, hide, or mean something to a system."""
     parts = re.split(r"[/\\]", name)
@@ -244,19 +203,6 @@ def sum_of(data: bytes, *, like: str) -> str:
     if len(like) == 64:
         return hashlib.sha256(data).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
-def _pretrained_cfg(name: str) -> PretrainedCfg | None:
-    """What timm knows of the weights of that name, with or without a tag."""
-    base = name.partition(".")[0]
-    if not timm.is_model(base):
-        raise ModelError(f"There is no model {base!r}; {nearest(base, timm.list_models('*resnet*'))}")
-    try:
-        return timm.get_pretrained_cfg(name)
-    except RuntimeError:  # timm's error for an unknown tag
-        raise ModelError(
-            f"There are no weights {name!r}; {nearest(name, timm.list_pretrained(f'{base}.*'))}"
-        ) from None
 
 
 def _names_in(pinned: Pinned, *, revision: str | None, cache_dir: Path | None) -> list[str]:

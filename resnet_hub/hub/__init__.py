@@ -1,7 +1,7 @@
 """Model folders and the Hub: save, load, download, publish; verified, and usable without this package."""
 
-from resnet_hub.downloads.download import download, ensure_pretrained_weights
-from resnet_hub.hub.loading import load, local_folder
+from resnet_hub.downloads.download import download
+from resnet_hub.hub.loading import load
 from resnet_hub.hub.push import PushRecord, may_be_public, push_folder
 from resnet_hub.hub.saving import current_card, refresh_card, save_folder
 
@@ -9,9 +9,7 @@ __all__ = [
     "PushRecord",
     "current_card",
     "download",
-    "ensure_pretrained_weights",
     "load",
-    "local_folder",
     "may_be_public",
     "push_folder",
     "refresh_card",

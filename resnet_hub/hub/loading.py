@@ -14,6 +14,7 @@ from resnet_hub.downloads.download import CONFIG_FILE, PICKLES, WEIGHTS_FILE, fe
 from resnet_hub.errors import HubError, nearest
 from resnet_hub.hub.config_file import ModelConfig, read_config
 from resnet_hub.hub.weights import read_weights
+from resnet_hub.models.names import hub_repository, local_folder
 
 _FILLS = frozenset(
     {
@@ -61,9 +62,9 @@ def load_with_config(
                 f"{source} is a folder, and a folder has no revisions. hf-hub:{source} is the Hub's."
             )
         return load_files(folder / CONFIG_FILE, folder / WEIGHTS_FILE, source=str(source))
-    repo_id, at, named = str(source).removeprefix("hf-hub:").partition("@")
+    repo_id, named_revision = hub_repository(source)
     try:
-        pinned = pin(repo_id, revision=revision or (named if at else None), cache_dir=cache_dir)
+        pinned = pin(repo_id, revision=revision or named_revision, cache_dir=cache_dir)
     except HubError as error:
         raise _no_folder_either(Path(repo_id), error) from error
     config = fetch(pinned, CONFIG_FILE, cache_dir=cache_dir)
@@ -81,14 +82,6 @@ def _no_folder_either(folder: Path, error: HubError) -> HubError:
     inside = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()]
     hint = f"In {folder.parent}: {nearest(folder.name, inside)}" if inside else f"{folder.parent} has none."
     return HubError(f"There is no folder {folder}. {hint} As a repository of the Hub: {error}")
-
-
-def local_folder(source: str | Path) -> Path | None:
-    """The folder that is meant, a run's `export/` for a run; None when there is no such folder."""
-    folder = Path(str(source).removeprefix("local-dir:"))
-    if not folder.is_dir():
-        return None
-    return folder / "export" if (folder / "export" / CONFIG_FILE).is_file() else folder
 
 
 def load_files(

@@ -14,8 +14,9 @@ from resnet_hub.downloads.access import asking, offline, redact
 from resnet_hub.downloads.download import CONFIG_FILE, PICKLES, WEIGHTS_FILE, refuse_unsafe_name
 from resnet_hub.errors import HubError
 from resnet_hub.hub.commit import PushRequest, make_commit, refuse_taken_tag
-from resnet_hub.hub.loading import check_files, local_folder
+from resnet_hub.hub.loading import check_files
 from resnet_hub.hub.read_back import read_back
+from resnet_hub.models.names import local_folder
 
 _OUR_HIDDEN = (".resnet_hub/", ".eval_results/", ".gitattributes")
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{20,}")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import timm
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
@@ -122,6 +123,11 @@ default_cfgs = generate_default_cfgs(_default_cfgs())  # the first tag of a name
 
 def _build(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     return build(name, VARIANTS[name], pretrained, options, twin=timm_twin(name))
+
+
+def list_models(*, pretrained: bool = False) -> list[str]:
+    """Names of the family's models, your own included; with `pretrained` those of its weights, with tags."""
+    return timm.list_models(module="my_resnet", pretrained=pretrained)
 
 
 def register_variant(

@@ -6,7 +6,7 @@ import re
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import PretrainedCfg, build_model_with_cfg, is_model
@@ -14,23 +14,13 @@ from torch import nn
 
 from resnet_hub.errors import ConfigError, ModelError, nearest
 from resnet_hub.models.architecture import MyResNet
+from resnet_hub.models.names import fetch_weights, registry_name
 from resnet_hub.models.packaged_weights import file_of
 from resnet_hub.models.published_weights import Weights
 from resnet_hub.models.strict_loading import check_state_dict
 from resnet_hub.models.variant import STEM_STRIDES, Variant
 
 PretrainedCfgs: TypeAlias = dict[str, dict[str, Any] | PretrainedCfg]
-
-
-class WeightsFinder(Protocol):
-    """What gets the file of a model's published weights."""
-
-    def __call__(self, name: str, *, cache_dir: Path | None = None) -> Path | None:
-        """The file, or None to leave it to timm."""
-        ...
-
-
-_find_weights: WeightsFinder | None = None
 
 
 def build(
@@ -68,25 +58,17 @@ def build(
     )
 
 
-def use_weights_finder(finder: WeightsFinder) -> None:
-    """Let `finder` get the files of published weights from now on, instead of timm.
-
-    It is given a model's name, with or without a tag, and returns a file, or None to leave it to timm.
-    Its `cache_dir` is where to keep files, None for the usual place.
-    The Hub part of this package has one that is quick to say that the Hub cannot be reached; it is set from
-    outside because this module must not know the Hub.
-    """
-    global _find_weights  # noqa: PLW0603  one for the process, as timm's registry is
-    _find_weights = finder
-
-
 def _published_file(name: str, options: dict[str, Any]) -> Path | None:
-    """The file of the weights, if these are the registry's own and nobody changed them."""
-    tag, overlay = options.get("pretrained_cfg"), options.get("pretrained_cfg_overlay")
-    if _find_weights is None or overlay or not (tag is None or isinstance(tag, str)):
+    """The file of the weights, if these are the registry's own and nobody changed them.
+
+    timm would fetch them too, but slowly where the Hub is dead, and without comparing their sum.
+    """
+    tag, cache_dir = options.get("pretrained_cfg"), options.get("cache_dir")
+    if options.get("pretrained_cfg_overlay") or not (tag is None or isinstance(tag, str)):
         return None
-    cache_dir = options.get("cache_dir")
-    return _find_weights(f"{name}.{tag}" if tag else name, cache_dir=cache_dir and Path(cache_dir))
+    named = registry_name(f"{name}.{tag}" if tag else name)
+    assert named is not None
+    return fetch_weights(named, cache_dir=cache_dir and Path(cache_dir))
 
 
 def pretrained_cfg(variant: Variant, weights: Weights | None = None) -> dict[str, Any]:

@@ -5,11 +5,8 @@ from pathlib import Path
 import timm
 from torch import nn
 
-import resnet_hub.models.registration  # noqa: F401  the family's names
-from resnet_hub.downloads.download import refuse_revision
-from resnet_hub.errors import ModelError, nearest
-from resnet_hub.hub import ensure_pretrained_weights, load
-from resnet_hub.models.packaged_weights import is_packaged
+from resnet_hub.hub import load
+from resnet_hub.models.names import pretrained_overlay, refuse_revision, registry_name
 
 
 def open_model(name: str | Path, *, revision: str | None = None, pretrained: bool = True) -> nn.Module:
@@ -25,29 +22,11 @@ def open_model(name: str | Path, *, revision: str | None = None, pretrained: boo
         ModelError: There is no model of that name, it has no weights, or a revision of a name is asked for.
         HubError: The weights cannot be had or cannot be trusted.
     """
-    text = str(name)
-    base = text.partition(".")[0]
-    if "/" in text or isinstance(name, Path) or (Path(text).is_dir() and not timm.is_model(base)):
+    registered = registry_name(name)
+    if registered is None:
         return load(name, revision=revision)
-    if not timm.is_model(base):
-        raise ModelError(
-            f"There is no model or folder {text!r}; {nearest(base, timm.list_models())} `resnet-hub list` "
-            "shows the family; a folder or user/repo on the Hub can be named as well."
-        )
-    refuse_revision(text, revision=revision)
+    refuse_revision(registered, revision=revision)
     if not pretrained:
-        return timm.create_model(base).eval()
-    tags = timm.list_pretrained(f"{base}.*")
-    if not tags:
-        raise ModelError(
-            f"{base} has no pretrained weights, so it cannot tell anything apart. Name a folder or a Hub "
-            "repository of one that was trained, or a model of `resnet-hub list --pretrained`."
-        )
-    if base != text and text not in tags:
-        raise ModelError(f"There are no weights {text!r}; {nearest(text, tags)}")
-    file = ensure_pretrained_weights(text)
-    cfg = timm.get_pretrained_cfg(text)
-    if file is None and not (cfg is not None and is_packaged(cfg.file)):
-        raise ModelError(f"The weights of {text} are not on the Hub; {nearest(text, tags)}")
-    overlay = None if file is None else {"file": str(file)}
-    return timm.create_model(text, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+        return timm.create_model(registered.architecture).eval()
+    overlay = pretrained_overlay(registered)
+    return timm.create_model(registered.text, pretrained=True, pretrained_cfg_overlay=overlay).eval()

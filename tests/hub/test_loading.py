@@ -14,7 +14,8 @@ from huggingface_hub import HfApi, constants, hf_hub_download
 import resnet_hub
 from resnet_hub.downloads.download import download, download_files
 from resnet_hub.errors import HubError, ModelError
-from resnet_hub.hub import ensure_pretrained_weights, refresh_card, save_folder
+from resnet_hub.hub import refresh_card, save_folder
+from resnet_hub.models.names import fetch_weights, registry_name
 from tests.hub_server import HubServer
 
 pytest_plugins = ["tests.hub_server.fixtures"]
@@ -177,7 +178,7 @@ def test_timms_own_network_stays_timms_own_when_it_was_saved_here(tmp_path):
 def test_missing_pretrained_weights_are_reported_within_seconds(no_hub):
     start = time.monotonic()
     with pytest.raises(HubError, match="timm/resnet50") as error:
-        ensure_pretrained_weights("my_resnet50")
+        fetch_weights(registry_name("my_resnet50"))
     assert time.monotonic() - start < 5
     assert "--no-pretrained" in str(error.value)
 
@@ -187,7 +188,7 @@ def test_a_hub_that_accepts_and_never_answers_is_given_up_within_fifteen_seconds
     hub.fail("HEAD", delay=20, times=9)
     start = time.monotonic()
     with pytest.raises(HubError, match="--no-pretrained"):
-        ensure_pretrained_weights("my_resnet18")
+        fetch_weights(registry_name("my_resnet18"))
     assert time.monotonic() - start < 15
 
 
@@ -203,7 +204,7 @@ def test_published_weights_are_fetched_checked_and_given_as_a_file_for_timm(hub,
     model = timm.create_model("resnet18")
     save_folder(model, tmp_path / "base", class_names=[str(number) for number in range(1000)])
     publish(hub, tmp_path / "base", "timm/resnet18.a1_in1k")
-    path = ensure_pretrained_weights("my_resnet18.a1_in1k")
+    path = fetch_weights(registry_name("my_resnet18.a1_in1k"))
     assert path is not None
     hub.seen.clear()
     again = timm.create_model(
@@ -214,12 +215,12 @@ def test_published_weights_are_fetched_checked_and_given_as_a_file_for_timm(hub,
 
 
 def test_a_model_without_published_weights_gives_none(hub):
-    assert ensure_pretrained_weights("my_resnet20") is None
+    assert fetch_weights(registry_name("my_resnet20")) is None
 
 
 def test_a_mistyped_tag_of_weights_is_answered_with_those_there_are(hub):
     with pytest.raises(ModelError, match=r"no weights 'my_resnet18\.a1_in2k'.*'my_resnet18\.a1_in1k'"):
-        ensure_pretrained_weights("my_resnet18.a1_in2k")
+        fetch_weights(registry_name("my_resnet18.a1_in2k"))
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,16 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import get_pretrained_cfg, is_model, is_model_in_modules, list_models, list_pretrained
+from timm.models import is_model_in_modules
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from resnet_hub.errors import ConfigError, UserError, nearest
+from resnet_hub.errors import ConfigError, ModelError, UserError
 from resnet_hub.finetuning.config.options import ModelOptions
 from resnet_hub.finetuning.config.settings import ImageSettings
-from resnet_hub.hub import ensure_pretrained_weights
 from resnet_hub.hub.loading import load_with_config
 from resnet_hub.images.preprocessing import Preprocessing
+from resnet_hub.models.names import check_weights, pretrained_overlay, registry_name
 from resnet_hub.models.packaged_weights import is_packaged
 
 _FEWEST_OF_SINGLE_VALUES = 2  # images of which BatchNorm has a variance, if each gives it one value
@@ -38,37 +38,24 @@ class StartingPoint:
 
 def check_model_name(asked: ModelOptions) -> None:
     """Raise ConfigError for a model that cannot be built, before anything else is done."""
-    name = asked.model_name_or_path
-    if is_source(name):
-        if not asked.pretrained:
-            raise ConfigError(f"--no-pretrained needs the name of a model, and {name} is a trained model.")
-        if asked.drop_path_rate:
-            raise ConfigError(f"--drop_path_rate needs the name of a model, and {name} is a trained model.")
+    name = registry_name(asked.model_name_or_path)
+    if name is None:
+        if not asked.pretrained or asked.drop_path_rate:
+            flag = "--drop_path_rate" if asked.pretrained else "--no-pretrained"
+            raise ConfigError(
+                f"{flag} needs the name of a model, and {asked.model_name_or_path} is a trained model."
+            )
         return
-    architecture, _, tag = name.partition(".")
-    if is_model(architecture) and not is_model_in_modules(architecture, ["my_resnet", "resnet"]):
+    if not is_model_in_modules(name.architecture, ["my_resnet", "resnet"]):
         raise ConfigError(
-            f"{architecture} is no ResNet. This fine-tunes the family (`resnet-hub list`) and timm's ResNets."
+            f"{name.architecture} is not a ResNet. Only this family (`resnet-hub list`) and timm's ResNets "
+            f"can be fine-tuned."
         )
-    if not is_model(architecture):
-        raise ConfigError(
-            f"There is no model {architecture!r}; {nearest(architecture, list_models())} "
-            f"`resnet-hub list` shows the family; a folder or user/repo on the Hub can be named as well."
-        )
-    with_weights = list_pretrained(f"{architecture}.*")
-    if tag and name not in with_weights:
-        raise ConfigError(f"There are no weights {name!r}; {nearest(name, with_weights)}")
-    cfg = get_pretrained_cfg(name) if asked.pretrained and with_weights else None
-    if cfg is not None and not (cfg.hf_hub_id or cfg.file):
-        raise ConfigError(
-            f"The weights of {name} are published as a pickle only, which is not read. Choose others: "
-            f"{', '.join(with_weights)}."
-        )
-    if asked.pretrained and not with_weights:
-        raise ConfigError(
-            f"There are no pretrained weights for {architecture}. Train from scratch with --no-pretrained, "
-            f"or choose a model that has weights: `resnet-hub list --pretrained`."
-        )
+    if asked.pretrained:
+        try:
+            check_weights(name)
+        except ModelError as error:
+            raise ConfigError(f"{error} To start from random weights, add --no-pretrained.") from error
 
 
 def build_model(asked: ModelOptions, *, class_names: tuple[str, ...]) -> tuple[nn.Module, StartingPoint]:
@@ -79,7 +66,8 @@ def build_model(asked: ModelOptions, *, class_names: tuple[str, ...]) -> tuple[n
     """
     name = asked.model_name_or_path
     torch.manual_seed(asked.seed)
-    if is_source(name):
+    registered = registry_name(name)
+    if registered is None:
         loaded = load_with_config(name)
         model, described = loaded.model, loaded.config
         cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
@@ -91,13 +79,10 @@ def build_model(asked: ModelOptions, *, class_names: tuple[str, ...]) -> tuple[n
             train_image_size=(described.train_input_size or cfg["input_size"])[1],
         )
     else:
-        # timm's own models too: quick to fail, and the file is compared with the sum that the Hub declares.
-        file = ensure_pretrained_weights(name) if asked.pretrained else None
-        overlay = None if file is None else {"file": str(file)}
         model = timm.create_model(
             name,
             pretrained=asked.pretrained,
-            pretrained_cfg_overlay=overlay,
+            pretrained_cfg_overlay=pretrained_overlay(registered) if asked.pretrained else None,
             drop_path_rate=asked.drop_path_rate,
         )
         start = _starting_point(model, pretrained=asked.pretrained)
@@ -181,11 +166,6 @@ def _noting_single_values(model: nn.Module) -> Iterator[list[nn.Module]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def is_source(name: str) -> bool:
-    """Whether the name is a folder or a repository, and not a model of the registry."""
-    return "/" in name or (Path(name).is_dir() and not is_model(name.partition(".")[0]))
 
 
 def _starting_point(model: nn.Module, *, pretrained: bool) -> StartingPoint:

@@ -7,15 +7,14 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import is_model, list_pretrained
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from resnet_hub.errors import ConfigError, DataError, ModelError, nearest
-from resnet_hub.finetuning.network.build import is_source
+from resnet_hub.errors import ConfigError, DataError, ModelError
 from resnet_hub.finetuning.network.class_matching import match_classes
-from resnet_hub.hub import ensure_pretrained_weights, load
+from resnet_hub.hub import load
 from resnet_hub.images.preprocessing import Preprocessing
+from resnet_hub.models.names import pretrained_overlay, registry_name
 from resnet_hub.prediction.classify import class_names_of
 
 logger = logging.getLogger(__name__)
@@ -92,20 +91,16 @@ def load_teacher(
 
 
 def _load_network(name: str) -> nn.Module:
-    if is_source(name):
-        return load(name)
-    architecture = name.partition(".")[0]
-    if not is_model(architecture):
-        raise ConfigError(
-            f"--teacher_model {name}: there is no such model; {nearest(architecture, timm.list_models())} "
-            "A run's folder, a model folder or user/repo on the Hub can be named as well."
-        )
-    with_weights = list_pretrained(f"{architecture}.*")
-    if not with_weights or ("." in name and name not in with_weights):
-        raise ConfigError(f"--teacher_model {name} has no weights; {nearest(name, with_weights)}")
-    file = ensure_pretrained_weights(name)
-    overlay = None if file is None else {"file": str(file)}
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    try:
+        registered = registry_name(name)
+        overlay = None if registered is None else pretrained_overlay(registered)
+    except ModelError as error:
+        raise ConfigError(f"--teacher_model: {error}") from error
+    return (
+        load(name)
+        if registered is None
+        else timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    )
 
 
 def _order_of_classes(name: str, network: Any, class_names: tuple[str, ...]) -> tuple[int, ...] | None:
