@@ -26,6 +26,7 @@ from resnet_hub.models.timm_factory import (
 )
 from resnet_hub.models.variant import Variant
 
+R18, R34, R50, R101, R152 = MyResNet.cfgs.values()
 # Rows with a name of timm's after `my_` compute what timm's model of that name computes.
 R18, R34, R50, R101, R152 = MyResNet.cfgs.values()
 TIMM_LIKE: dict[str, Variant] = {
@@ -81,6 +82,49 @@ OWN: dict[str, Variant] = {
 
 VARIANTS: dict[str, Variant] = TIMM_LIKE | OWN
 
+_DESCRIPTIONS = {
+    "my_resnet18": "ResNet-18: 8 basic blocks (arXiv:1512.03385); 11.7 M",
+    "my_resnet26": "ResNet-26: 8 bottlenecks; 16.0 M",
+    "my_resnet34": "ResNet-34: 16 basic blocks (arXiv:1512.03385); 21.8 M",
+    "my_resnet50": "ResNet-50: 16 bottlenecks (arXiv:1512.03385, stride in the 3x3); 25.6 M",
+    "my_resnet101": "ResNet-101: 33 bottlenecks (arXiv:1512.03385, stride in the 3x3); 44.5 M",
+    "my_resnet152": "ResNet-152: 50 bottlenecks (arXiv:1512.03385, stride in the 3x3); 60.2 M",
+    "my_resnet18d": "ResNet-18-D: deep stem, pooled shortcuts (arXiv:1812.01187); 11.7 M",
+    "my_resnet34d": "ResNet-34-D: deep stem, pooled shortcuts (arXiv:1812.01187); 21.8 M",
+    "my_resnet50d": "ResNet-50-D: deep stem, pooled shortcuts (arXiv:1812.01187); 25.6 M",
+    "my_resnet101d": "ResNet-101-D: deep stem, pooled shortcuts (arXiv:1812.01187); 44.6 M",
+    "my_resnet152d": "ResNet-152-D: deep stem, pooled shortcuts (arXiv:1812.01187); 60.2 M",
+    "my_wide_resnet50_2": "Wide ResNet-50-2: 3x3 convolutions twice as wide (arXiv:1605.07146); 68.9 M",
+    "my_wide_resnet101_2": "Wide ResNet-101-2: 3x3 convolutions twice as wide (arXiv:1605.07146); 126.9 M",
+    "my_resnext50_32x4d": "ResNeXt-50: 32 groups of 4 channels (arXiv:1611.05431); 25.0 M",
+    "my_resnext101_32x4d": "ResNeXt-101: 32 groups of 4 channels (arXiv:1611.05431); 44.2 M",
+    "my_resnext101_32x8d": "ResNeXt-101: 32 groups of 8 channels (arXiv:1611.05431); 88.8 M",
+    "my_resnext101_64x4d": "ResNeXt-101: 64 groups of 4 channels (arXiv:1611.05431); 83.5 M",
+    "my_seresnet18": "SE-ResNet-18: squeeze and excitation (arXiv:1709.01507); 11.8 M",
+    "my_seresnet34": "SE-ResNet-34: squeeze and excitation (arXiv:1709.01507); 22.0 M",
+    "my_seresnet50": "SE-ResNet-50: squeeze and excitation (arXiv:1709.01507); 28.1 M",
+    "my_seresnet101": "SE-ResNet-101: squeeze and excitation (arXiv:1709.01507); 49.3 M",
+    "my_seresnet152": "SE-ResNet-152: squeeze and excitation (arXiv:1709.01507); 66.8 M",
+    "my_seresnext50_32x4d": "SE-ResNeXt-50 32x4d: squeeze and excitation (arXiv:1709.01507); 27.6 M",
+    "my_ecaresnet26t": "ECA-ResNet-26-T: tiered stem, pooled shortcuts, ECA (arXiv:1910.03151); 16.0 M",
+    "my_ecaresnet50t": "ECA-ResNet-50-T: tiered stem, pooled shortcuts, ECA (arXiv:1910.03151); 25.6 M",
+    "my_ecaresnet50d": "ECA-ResNet-50-D: deep stem, pooled shortcuts, ECA (arXiv:1910.03151); 25.6 M",
+    "my_ecaresnet101d": "ECA-ResNet-101-D: deep stem, pooled shortcuts, ECA (arXiv:1910.03151); 44.6 M",
+    "my_resnetaa50": "ResNet-50 with a 2x2 mean for every stride; 25.6 M",
+    "my_resnetblur18": "ResNet-18 with blurs before every stride (arXiv:1904.11486); 11.7 M",
+    "my_resnetblur50": "ResNet-50 with blurs before every stride (arXiv:1904.11486); 25.6 M",
+    "my_resnet18_small": "ResNet-18 for images of about 32 pixels: 3x3 stem, no pooling; 11.7 M",
+    "my_resnet34_small": "ResNet-34 for images of about 32 pixels: 3x3 stem, no pooling; 21.8 M",
+    "my_resnet50_small": "ResNet-50 for images of about 32 pixels: 3x3 stem, no pooling; 25.5 M",
+    "my_resnet20": "ResNet-20 for CIFAR (arXiv:1512.03385, section 4.2); 0.30 M",
+    "my_resnet32": "ResNet-32 for CIFAR (arXiv:1512.03385, section 4.2); 0.53 M",
+    "my_resnet44": "ResNet-44 for CIFAR (arXiv:1512.03385, section 4.2); 0.72 M",
+    "my_resnet56": "ResNet-56 for CIFAR (arXiv:1512.03385, section 4.2); 0.92 M",
+    "my_resnet110": "ResNet-110 for CIFAR (arXiv:1512.03385, section 4.2); 1.79 M",
+    "my_ecaresnet18": "ECA-ResNet-18: efficient channel attention (arXiv:1910.03151); 11.7 M",
+    "my_ecaresnet50": "ECA-ResNet-50: efficient channel attention (arXiv:1910.03151); 25.6 M",
+}
+
 
 def timm_twin(model: str | nn.Module) -> str | None:
     """Name of timm's model that computes the same from the same weights; None if there is none.
@@ -121,8 +165,19 @@ def _default_cfgs() -> PretrainedCfgs:
 default_cfgs = generate_default_cfgs(_default_cfgs())  # the first tag of a name is its default
 
 
-def _build(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    return build(name, VARIANTS[name], pretrained, options, twin=timm_twin(name))
+def _register(name: str, description: str | None = None) -> Callable[..., nn.Module]:
+    """Put the variant of that name into timm; gives its entry point, which `timm.create_model` calls."""
+
+    def entry_point(pretrained: bool = False, **timm_options: Any) -> nn.Module:
+        return build(name, VARIANTS[name], pretrained, timm_options, twin=timm_twin(name))
+
+    # timm registers by the name of the function, and filters models by the last part of its module's name.
+    entry_point.__name__ = entry_point.__qualname__ = name
+    entry_point.__doc__ = description
+    globals()[name] = entry_point  # where pickle looks it up
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Overwriting")  # the same cell of a notebook again
+        return register_model(entry_point)
 
 
 def list_models(*, pretrained: bool = False) -> list[str]:
@@ -154,253 +209,8 @@ def register_variant(
     check_new_name(name, is_ours=is_ours, is_again=is_again, is_used_here=name in globals())
     VARIANTS[name] = variant
     default_cfgs.update(generate_default_cfgs({name: described}))
+    return _register(name)
 
-    def entry_point(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-        return _build(name, pretrained, timm_options)
 
-    entry_point.__name__ = entry_point.__qualname__ = name  # timm registers by the name of the function
-    entry_point.__module__ = __name__
-    globals()[name] = entry_point  # where pickle looks it up
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Overwriting")  # the same cell of a notebook again
-        return register_model(entry_point)
-
-
-@register_model
-def my_resnet18(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-18: 8 basic blocks (arXiv:1512.03385); 11.7 M parameters."""
-    return _build("my_resnet18", pretrained, timm_options)
-
-
-@register_model
-def my_resnet26(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-26: 8 bottlenecks; 16.0 M parameters."""
-    return _build("my_resnet26", pretrained, timm_options)
-
-
-@register_model
-def my_resnet34(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-34: 16 basic blocks (arXiv:1512.03385); 21.8 M parameters."""
-    return _build("my_resnet34", pretrained, timm_options)
-
-
-@register_model
-def my_resnet50(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-50: 16 bottlenecks (arXiv:1512.03385, stride in the 3x3); 25.6 M parameters."""
-    return _build("my_resnet50", pretrained, timm_options)
-
-
-@register_model
-def my_resnet101(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-101: 33 bottlenecks (arXiv:1512.03385, stride in the 3x3); 44.5 M parameters."""
-    return _build("my_resnet101", pretrained, timm_options)
-
-
-@register_model
-def my_resnet152(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-152: 50 bottlenecks (arXiv:1512.03385, stride in the 3x3); 60.2 M parameters."""
-    return _build("my_resnet152", pretrained, timm_options)
-
-
-@register_model
-def my_resnet18d(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-18-D: deep stem, pooled shortcuts (arXiv:1812.01187); 11.7 M parameters."""
-    return _build("my_resnet18d", pretrained, timm_options)
-
-
-@register_model
-def my_resnet34d(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-34-D: deep stem, pooled shortcuts (arXiv:1812.01187); 21.8 M parameters."""
-    return _build("my_resnet34d", pretrained, timm_options)
-
-
-@register_model
-def my_resnet50d(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-50-D: deep stem, pooled shortcuts (arXiv:1812.01187); 25.6 M parameters."""
-    return _build("my_resnet50d", pretrained, timm_options)
-
-
-@register_model
-def my_resnet101d(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-101-D: deep stem, pooled shortcuts (arXiv:1812.01187); 44.6 M parameters."""
-    return _build("my_resnet101d", pretrained, timm_options)
-
-
-@register_model
-def my_resnet152d(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-152-D: deep stem, pooled shortcuts (arXiv:1812.01187); 60.2 M parameters."""
-    return _build("my_resnet152d", pretrained, timm_options)
-
-
-@register_model
-def my_wide_resnet50_2(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """Wide ResNet-50-2: 3x3 convolutions twice as wide (arXiv:1605.07146); 68.9 M parameters."""
-    return _build("my_wide_resnet50_2", pretrained, timm_options)
-
-
-@register_model
-def my_wide_resnet101_2(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """Wide ResNet-101-2: 3x3 convolutions twice as wide (arXiv:1605.07146); 126.9 M parameters."""
-    return _build("my_wide_resnet101_2", pretrained, timm_options)
-
-
-@register_model
-def my_resnext50_32x4d(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNeXt-50: 32 groups of 4 channels (arXiv:1611.05431); 25.0 M parameters."""
-    return _build("my_resnext50_32x4d", pretrained, timm_options)
-
-
-@register_model
-def my_resnext101_32x4d(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNeXt-101: 32 groups of 4 channels (arXiv:1611.05431); 44.2 M parameters."""
-    return _build("my_resnext101_32x4d", pretrained, timm_options)
-
-
-@register_model
-def my_resnext101_32x8d(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNeXt-101: 32 groups of 8 channels (arXiv:1611.05431); 88.8 M parameters."""
-    return _build("my_resnext101_32x8d", pretrained, timm_options)
-
-
-@register_model
-def my_resnext101_64x4d(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNeXt-101: 64 groups of 4 channels (arXiv:1611.05431); 83.5 M parameters."""
-    return _build("my_resnext101_64x4d", pretrained, timm_options)
-
-
-@register_model
-def my_seresnet18(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """SE-ResNet-18: squeeze and excitation (arXiv:1709.01507); 11.8 M parameters."""
-    return _build("my_seresnet18", pretrained, timm_options)
-
-
-@register_model
-def my_seresnet34(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """SE-ResNet-34: squeeze and excitation (arXiv:1709.01507); 22.0 M parameters."""
-    return _build("my_seresnet34", pretrained, timm_options)
-
-
-@register_model
-def my_seresnet50(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """SE-ResNet-50: squeeze and excitation (arXiv:1709.01507); 28.1 M parameters."""
-    return _build("my_seresnet50", pretrained, timm_options)
-
-
-@register_model
-def my_seresnet101(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """SE-ResNet-101: squeeze and excitation (arXiv:1709.01507); 49.3 M parameters."""
-    return _build("my_seresnet101", pretrained, timm_options)
-
-
-@register_model
-def my_seresnet152(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """SE-ResNet-152: squeeze and excitation (arXiv:1709.01507); 66.8 M parameters."""
-    return _build("my_seresnet152", pretrained, timm_options)
-
-
-@register_model
-def my_seresnext50_32x4d(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """SE-ResNeXt-50 32x4d: squeeze and excitation (arXiv:1709.01507); 27.6 M parameters."""
-    return _build("my_seresnext50_32x4d", pretrained, timm_options)
-
-
-@register_model
-def my_ecaresnet26t(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ECA-ResNet-26-T: tiered stem, pooled shortcuts, ECA (arXiv:1910.03151); 16.0 M parameters."""
-    return _build("my_ecaresnet26t", pretrained, timm_options)
-
-
-@register_model
-def my_ecaresnet50t(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ECA-ResNet-50-T: tiered stem, pooled shortcuts, ECA (arXiv:1910.03151); 25.6 M parameters."""
-    return _build("my_ecaresnet50t", pretrained, timm_options)
-
-
-@register_model
-def my_ecaresnet50d(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ECA-ResNet-50-D: deep stem, pooled shortcuts, ECA (arXiv:1910.03151); 25.6 M parameters."""
-    return _build("my_ecaresnet50d", pretrained, timm_options)
-
-
-@register_model
-def my_ecaresnet101d(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ECA-ResNet-101-D: deep stem, pooled shortcuts, ECA (arXiv:1910.03151); 44.6 M parameters."""
-    return _build("my_ecaresnet101d", pretrained, timm_options)
-
-
-@register_model
-def my_resnetaa50(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-50 with a 2x2 mean for every stride; 25.6 M parameters."""
-    return _build("my_resnetaa50", pretrained, timm_options)
-
-
-@register_model
-def my_resnetblur18(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-18 with blurs before every stride (arXiv:1904.11486); 11.7 M parameters."""
-    return _build("my_resnetblur18", pretrained, timm_options)
-
-
-@register_model
-def my_resnetblur50(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-50 with blurs before every stride (arXiv:1904.11486); 25.6 M parameters."""
-    return _build("my_resnetblur50", pretrained, timm_options)
-
-
-@register_model
-def my_resnet18_small(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-18 for images of about 32 pixels: 3x3 stem, no pooling; 11.7 M parameters."""
-    return _build("my_resnet18_small", pretrained, timm_options)
-
-
-@register_model
-def my_resnet34_small(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-34 for images of about 32 pixels: 3x3 stem, no pooling; 21.8 M parameters."""
-    return _build("my_resnet34_small", pretrained, timm_options)
-
-
-@register_model
-def my_resnet50_small(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-50 for images of about 32 pixels: 3x3 stem, no pooling; 25.5 M parameters."""
-    return _build("my_resnet50_small", pretrained, timm_options)
-
-
-@register_model
-def my_resnet20(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-20 for CIFAR (arXiv:1512.03385, section 4.2); 0.30 M parameters."""
-    return _build("my_resnet20", pretrained, timm_options)
-
-
-@register_model
-def my_resnet32(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-32 for CIFAR (arXiv:1512.03385, section 4.2); 0.53 M parameters."""
-    return _build("my_resnet32", pretrained, timm_options)
-
-
-@register_model
-def my_resnet44(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-44 for CIFAR (arXiv:1512.03385, section 4.2); 0.72 M parameters."""
-    return _build("my_resnet44", pretrained, timm_options)
-
-
-@register_model
-def my_resnet56(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-56 for CIFAR (arXiv:1512.03385, section 4.2); 0.92 M parameters."""
-    return _build("my_resnet56", pretrained, timm_options)
-
-
-@register_model
-def my_resnet110(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ResNet-110 for CIFAR (arXiv:1512.03385, section 4.2); 1.79 M parameters."""
-    return _build("my_resnet110", pretrained, timm_options)
-
-
-@register_model
-def my_ecaresnet18(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ECA-ResNet-18: efficient channel attention (arXiv:1910.03151); 11.7 M parameters."""
-    return _build("my_ecaresnet18", pretrained, timm_options)
-
-
-@register_model
-def my_ecaresnet50(pretrained: bool = False, **timm_options: Any) -> nn.Module:
-    """ECA-ResNet-50: efficient channel attention (arXiv:1910.03151); 25.6 M parameters."""
-    return _build("my_ecaresnet50", pretrained, timm_options)
+for _name, _description in _DESCRIPTIONS.items():
+    _register(_name, f"{_description} parameters.")
