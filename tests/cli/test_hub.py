@@ -13,7 +13,7 @@ from huggingface_hub import hf_hub_download
 import resnet_hub
 from resnet_hub.cli.main import main
 from resnet_hub.hub import save_folder
-from tests.hub.test_loading import publish
+from tests.hub_server.fixtures import publish
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 

@@ -11,8 +11,8 @@ from huggingface_hub import constants
 import resnet_hub
 from resnet_hub.errors import HubError
 from resnet_hub.hub import save_folder
-from tests.hub.test_loading import assert_same, publish, weights_of
 from tests.hub_server import HubServer
+from tests.hub_server.fixtures import assert_same_weights, publish, weights_of
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
@@ -41,7 +41,7 @@ def test_a_hub_that_does_not_serve_does_not_matter_when_the_model_is_cached(cach
     commit = hub.storage.repos["models", REPO].branches["main"]
     hub.fail("HEAD", status=status, headers={"Retry-After": "2"}, times=99)
     start = time.monotonic()
-    assert_same(cached, resnet_hub.load(REPO))
+    assert_same_weights(cached, resnet_hub.load(REPO))
     assert time.monotonic() - start < 5
     said = {401: "does not accept the token", 429: "asked too often (429)"}
     (warning,) = [text for text in caplog.messages if "from the cache" in text]
@@ -51,7 +51,7 @@ def test_a_hub_that_does_not_serve_does_not_matter_when_the_model_is_cached(cach
 
 def test_a_token_that_was_revoked_does_not_matter_when_the_model_is_cached(cached, hub, monkeypatch, caplog):
     monkeypatch.setenv("HF_TOKEN", "hf_forgottenandrevoked11")
-    assert_same(cached, resnet_hub.load(REPO))
+    assert_same_weights(cached, resnet_hub.load(REPO))
     assert "does not accept the token" in caplog.text
     assert "hf_forgotten" not in caplog.text
 
@@ -66,7 +66,7 @@ def test_a_busy_hub_that_has_a_newer_commit_is_asked_again_before_the_cache_is_t
 def test_a_wait_that_the_hub_asks_for_is_not_sat_out_when_the_model_is_cached(cached, hub):
     planned = hub.fail("HEAD", status=429, headers={"Retry-After": "30"}, times=99)
     start = time.monotonic()
-    assert_same(cached, resnet_hub.load(REPO))
+    assert_same_weights(cached, resnet_hub.load(REPO))
     assert time.monotonic() - start < 3
     assert planned.met == 1
 

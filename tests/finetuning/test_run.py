@@ -26,7 +26,7 @@ from resnet_hub.finetuning.config.yaml_file import load_config
 from resnet_hub.finetuning.finish import write_page
 from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.results import RunReport
-from tests.hub.test_loading import publish
+from tests.hub_server.fixtures import publish
 
 from .conftest import ROOT, TINY, environment, finetune_command, run_command
 from .image_files import table

@@ -23,7 +23,7 @@ from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.results import RunReport, wilson_interval
 from tests.color_model import COLOURS, photo
 from tests.finetuning.image_files import table
-from tests.hub.test_loading import publish
+from tests.hub_server.fixtures import publish
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 

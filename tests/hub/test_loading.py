@@ -17,6 +17,7 @@ from resnet_hub.errors import HubError, ModelError
 from resnet_hub.hub import refresh_card, save_folder
 from resnet_hub.models.names import fetch_weights, registry_name
 from tests.hub_server import HubServer
+from tests.hub_server.fixtures import assert_same_weights, publish, weights_of
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
@@ -40,44 +41,20 @@ def published(hub: HubServer, exported: tuple[torch.nn.Module, Path]) -> torch.n
     return model
 
 
-def publish(hub: HubServer, folder: Path, repo_id: str = REPO) -> str:
-    """Put a folder onto the Hub behind the API's back, and give the commit."""
-    repo = hub.storage.repos.get(("models", repo_id)) or hub.storage.create("models", repo_id)
-    files = {
-        path.relative_to(folder).as_posix(): hub.storage.put(
-            path.read_bytes(), large=path.suffix == ".safetensors"
-        )
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-    return hub.storage.commit(repo, "main", "publish", add=files)
-
-
-def assert_same(first: torch.nn.Module, second: torch.nn.Module) -> None:
-    expected, found = first.state_dict(), second.state_dict()
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
-
-
-def weights_of(model_cache: str) -> list[Path]:
-    paths = [path for path in Path(model_cache).rglob("*") if path.is_file() and not path.is_symlink()]
-    return [path for path in paths if path.stat().st_size > 500_000]
-
-
 def test_a_model_comes_back_with_every_bit_and_its_class_names(published, hub):
     model = resnet_hub.load(REPO)
-    assert_same(published, model)
+    assert_same_weights(published, model)
     assert not model.training
     assert model.pretrained_cfg["label_names"] == tuple(NAMES)
 
 
 @pytest.mark.parametrize("source", [f"hf-hub:{REPO}", f"{REPO}@main"])
 def test_other_ways_to_write_the_name_are_understood(published, hub, source):
-    assert_same(published, resnet_hub.load(source))
+    assert_same_weights(published, resnet_hub.load(source))
 
 
 def test_timm_loads_our_variant_from_the_hub_after_the_import(published, hub):
-    assert_same(published, timm.create_model(f"hf-hub:{REPO}", pretrained=True))
+    assert_same_weights(published, timm.create_model(f"hf-hub:{REPO}", pretrained=True))
 
 
 def test_an_old_commit_is_loaded_by_its_id_and_by_its_tag(published, hub, tmp_path):
@@ -86,9 +63,9 @@ def test_an_old_commit_is_loaded_by_its_id_and_by_its_tag(published, hub, tmp_pa
     other = timm.create_model("my_resnet20", num_classes=10)
     save_folder(other, tmp_path / "other", class_names=NAMES)
     publish(hub, tmp_path / "other")
-    assert_same(published, resnet_hub.load(REPO, revision=first))
-    assert_same(published, resnet_hub.load(REPO, revision="v1"))
-    assert_same(other, resnet_hub.load(REPO))
+    assert_same_weights(published, resnet_hub.load(REPO, revision=first))
+    assert_same_weights(published, resnet_hub.load(REPO, revision="v1"))
+    assert_same_weights(other, resnet_hub.load(REPO))
 
 
 def test_config_and_weights_come_from_one_commit_though_the_branch_moves_between(published, hub):
@@ -113,7 +90,7 @@ def test_offline_the_cache_is_used_and_no_socket_is_opened(published, hub, monke
         raise AssertionError("a socket was opened")
 
     monkeypatch.setattr("socket.socket.connect", refuse)
-    assert_same(published, resnet_hub.load(REPO))
+    assert_same_weights(published, resnet_hub.load(REPO))
 
 
 def test_offline_without_a_copy_the_error_names_the_cache_within_two_seconds(hub, monkeypatch):
@@ -172,7 +149,7 @@ def test_timms_own_network_stays_timms_own_when_it_was_saved_here(tmp_path):
     model = timm.create_model("resnet18", num_classes=10)
     again = resnet_hub.load(save_folder(model, tmp_path / "export", class_names=NAMES))
     assert type(again) is type(model)
-    assert_same(model, again)
+    assert_same_weights(model, again)
 
 
 def test_missing_pretrained_weights_are_reported_within_seconds(no_hub):
@@ -196,7 +173,7 @@ def test_a_dead_hub_does_not_matter_when_the_model_is_cached(published, hub):
     resnet_hub.load(REPO)
     hub.fail("HEAD", drop=True, times=99)
     start = time.monotonic()
-    assert_same(published, resnet_hub.load(REPO))
+    assert_same_weights(published, resnet_hub.load(REPO))
     assert time.monotonic() - start < 5
 
 
@@ -210,7 +187,7 @@ def test_published_weights_are_fetched_checked_and_given_as_a_file_for_timm(hub,
     again = timm.create_model(
         "my_resnet18.a1_in1k", pretrained=True, pretrained_cfg_overlay={"file": str(path)}
     )
-    assert_same(model, again)
+    assert_same_weights(model, again)
     assert hub.seen == []
 
 
@@ -242,14 +219,14 @@ def test_a_mistyped_tag_of_weights_is_answered_with_those_there_are(hub):
 )
 def test_a_passing_fault_of_the_download_is_got_over_with_the_right_bytes(published, hub, fault):
     planned = hub.fail("^GET /lfs/", **fault)
-    assert_same(published, resnet_hub.load(REPO))
+    assert_same_weights(published, resnet_hub.load(REPO))
     assert planned.met == planned.times
 
 
 @pytest.mark.parametrize("fault", [{"status": 503}, {"status": 429}, {"drop": True}], ids=str)
 def test_a_passing_fault_of_the_first_question_is_got_over(published, hub, fault):
     hub.fail("^HEAD .*config.json", **fault)
-    assert_same(published, resnet_hub.load(REPO))
+    assert_same_weights(published, resnet_hub.load(REPO))
 
 
 def test_bytes_that_are_wrong_again_and_again_are_refused_and_not_kept(published, hub):
@@ -265,7 +242,7 @@ def test_a_poisoned_cache_heals_itself(published, hub):
     content = bytearray(cached.read_bytes())
     content[-1] ^= 1
     cached.write_bytes(content)
-    assert_same(published, resnet_hub.load(REPO))
+    assert_same_weights(published, resnet_hub.load(REPO))
     (healed,) = weights_of(constants.HF_HUB_CACHE)
     assert hashlib.sha256(healed.read_bytes()).hexdigest() == healed.name
 
@@ -287,7 +264,7 @@ def test_a_page_of_a_captive_portal_is_not_taken_for_a_file(published, hub):
 
 def test_a_private_repository_needs_the_token_of_its_owner(published, hub, monkeypatch):
     hub.storage.repos["models", REPO].private = True
-    assert_same(published, resnet_hub.load(REPO))
+    assert_same_weights(published, resnet_hub.load(REPO))
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(HubError, match=r"hides it: asked without a token.*HF_TOKEN"):
         resnet_hub.load(REPO, cache_dir=Path(os.environ["HF_HOME"]) / "other")
@@ -300,7 +277,7 @@ def test_a_gated_repository_says_where_to_ask_for_access(published, hub, monkeyp
     with pytest.raises(HubError, match=f"gated.*{hub.url}/{REPO}"):
         resnet_hub.load(REPO)
     hub.storage.repos["models", REPO].granted.append("bob")
-    assert_same(published, resnet_hub.load(REPO))
+    assert_same_weights(published, resnet_hub.load(REPO))
 
 
 def test_a_token_that_the_hub_does_not_know_is_named_as_the_fault_and_not_shown(published, hub, monkeypatch):
@@ -388,10 +365,10 @@ def test_timms_own_create_model_gets_the_checked_file(hub, tmp_path: Path):
     model = timm.create_model("my_resnet18", num_classes=1000)
     save_folder(model, tmp_path / "weights", class_names=[f"class {number}" for number in range(1000)])
     publish(hub, tmp_path / "weights", "timm/resnet18.a1_in1k")
-    assert_same(model, timm.create_model("my_resnet18", pretrained=True))
-    assert_same(model, timm.create_model("my_resnet18.a1_in1k", pretrained=True))
+    assert_same_weights(model, timm.create_model("my_resnet18", pretrained=True))
+    assert_same_weights(model, timm.create_model("my_resnet18.a1_in1k", pretrained=True))
     failing = hub.fail("HEAD", status=503, times=3)
-    assert_same(model, timm.create_model("my_resnet18", pretrained=True))
+    assert_same_weights(model, timm.create_model("my_resnet18", pretrained=True))
     assert failing.met == 3
     fault = hub.fail("GET .*model.safetensors|GET /lfs/", corrupt=True, times=9)
     for path in weights_of(constants.HF_HUB_CACHE):

@@ -23,6 +23,7 @@ from resnet_hub.hub.config_file import MODEL_ARGS, read_config
 from resnet_hub.hub.loading import LoadedModel
 from resnet_hub.hub.saving import answers
 from resnet_hub.models.variant import ATTENTIONS, GLOBAL_POOLS, STEM_STRIDES
+from tests.hub_server.fixtures import assert_same_weights
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
@@ -68,12 +69,6 @@ def small_model(name: str = "my_resnet18", **options: object) -> torch.nn.Module
     return model
 
 
-def assert_same(first: torch.nn.Module, second: torch.nn.Module) -> None:
-    expected, found = first.state_dict(), second.state_dict()
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
-
-
 def test_a_folder_holds_the_weights_the_config_and_the_card(tmp_path):
     folder = save_folder(small_model(), tmp_path / "export", class_names=NAMES)
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -84,7 +79,7 @@ def test_a_folder_holds_the_weights_the_config_and_the_card(tmp_path):
 def test_every_bit_comes_back_and_so_do_names_and_preprocessing(tmp_path):
     model = small_model()
     again = resnet_hub.load(save_folder(model, tmp_path / "export", class_names=NAMES))
-    assert_same(model, again)
+    assert_same_weights(model, again)
     assert not again.training
     assert type(again) is type(model)
     cfg = again.pretrained_cfg
@@ -145,8 +140,8 @@ def test_nothing_of_the_base_weights_licence_or_tag_is_claimed(tmp_path):
 def test_other_channels_and_poolings_come_back(tmp_path, pool, channels):
     model = timm.create_model("my_resnet18", num_classes=3, in_chans=channels, global_pool=pool).eval()
     folder = save_folder(model, tmp_path / "export", class_names=NAMES)
-    assert_same(model, resnet_hub.load(folder))
-    assert_same(model, timm.create_model(f"local-dir:{folder}", pretrained=True))
+    assert_same_weights(model, resnet_hub.load(folder))
+    assert_same_weights(model, timm.create_model(f"local-dir:{folder}", pretrained=True))
 
 
 # name, options, and the network of timm's that it then is, under which others load it
@@ -232,7 +227,7 @@ def _parallel(model: torch.nn.Module) -> torch.nn.Module:
 def test_wrappings_and_memory_formats_leave_no_trace(tmp_path, wrapped):
     model = small_model("my_resnet20")
     folder = save_folder(wrapped(copy.deepcopy(model)), tmp_path / "export", class_names=NAMES)
-    assert_same(model, resnet_hub.load(folder))
+    assert_same_weights(model, resnet_hub.load(folder))
     with safe_open(folder / "model.safetensors", "pt") as file:
         assert set(file.keys()) == set(model.state_dict())
 
@@ -262,7 +257,7 @@ def test_an_existing_folder_is_not_written_over_unless_asked(tmp_path):
         save_folder(other, folder, class_names=NAMES)
     assert (folder / "model.safetensors").read_bytes() == before
     save_folder(other, folder, class_names=NAMES, overwrite=True)
-    assert_same(other, resnet_hub.load(folder))
+    assert_same_weights(other, resnet_hub.load(folder))
 
 
 def test_a_save_that_fails_leaves_nothing_behind_and_the_old_folder_whole(tmp_path):
@@ -316,14 +311,14 @@ def test_a_model_that_could_not_be_built_again_is_refused(tmp_path, model, names
 def test_a_run_folder_stands_for_its_export(tmp_path):
     model = small_model("my_resnet20")
     save_folder(model, tmp_path / "run" / "export", class_names=NAMES)
-    assert_same(model, resnet_hub.load(tmp_path / "run"))
+    assert_same_weights(model, resnet_hub.load(tmp_path / "run"))
 
 
 def test_a_folder_of_plain_timm_is_loaded_too(tmp_path):
     model = timm.create_model("resnet18", num_classes=3).eval()
     timm.models.save_for_hf(model, tmp_path / "theirs", {"label_names": NAMES}, safe_serialization=True)
     again = resnet_hub.load(tmp_path / "theirs")
-    assert_same(model, again)
+    assert_same_weights(model, again)
     assert again.pretrained_cfg["label_names"] == tuple(NAMES)
 
 

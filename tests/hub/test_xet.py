@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import timm
-import torch
 from huggingface_hub import constants
 from huggingface_hub.utils._shared_blobs import publish_blob_to_shared_store
 
 import resnet_hub
 from resnet_hub.errors import HubError
 from resnet_hub.hub import push_folder, save_folder
+from tests.hub_server.fixtures import assert_same_weights
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
@@ -29,11 +29,6 @@ def with_hf_xet(hub, monkeypatch):
     """The client uses Xet where it can, as it does on a machine of a user; the other fixtures forbid it."""
     pytest.importorskip("hf_xet")
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
-
-
-def assert_same_weights(first: torch.nn.Module, second: torch.nn.Module) -> None:
-    expected = first.state_dict()
-    assert all(torch.equal(expected[name], tensor) for name, tensor in second.state_dict().items())
 
 
 def test_a_push_that_xet_does_not_take_goes_over_plain_http_in_one_commit(hub, with_hf_xet, exported):

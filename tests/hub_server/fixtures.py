@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants, hf_api
 from huggingface_hub.utils import close_session
 
@@ -82,3 +83,29 @@ def child_environment(url: str, *, home: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "OMP_NUM_THREADS": "1",
     }
+
+
+def publish(hub: HubServer, folder: Path, repo_id: str = "alice/digits") -> str:
+    """Put a folder onto the Hub behind the API's back, and give the commit."""
+    repo = hub.storage.repos.get(("models", repo_id)) or hub.storage.create("models", repo_id)
+    files = {
+        path.relative_to(folder).as_posix(): hub.storage.put(
+            path.read_bytes(), large=path.suffix == ".safetensors"
+        )
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    return hub.storage.commit(repo, "main", "publish", add=files)
+
+
+def assert_same_weights(first: torch.nn.Module, second: torch.nn.Module) -> None:
+    """Fail unless the two models have the same tensors under the same names, bit for bit."""
+    expected, found = first.state_dict(), second.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def weights_of(model_cache: str) -> list[Path]:
+    """The files in a cache of the Hub's client that are large enough to be weights."""
+    paths = [path for path in Path(model_cache).rglob("*") if path.is_file() and not path.is_symlink()]
+    return [path for path in paths if path.stat().st_size > 500_000]

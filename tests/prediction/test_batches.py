@@ -23,7 +23,7 @@ from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.prediction import find_images, inputs, open_model, predict_images
 from resnet_hub.prediction.gradcam import gradcam_overlays
 from resnet_hub.prediction.temperature import fit_temperature, temperature_of_run
-from tests.hub.test_loading import publish
+from tests.hub_server.fixtures import publish
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 

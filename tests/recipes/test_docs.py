@@ -15,7 +15,7 @@ from PIL import Image
 import resnet_hub
 from resnet_hub.finetuning.config.flags import parse_command_line
 from resnet_hub.models.my_resnet import OWN, TIMM_LIKE
-from tests.hub.test_loading import publish
+from tests.hub_server.fixtures import publish
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
