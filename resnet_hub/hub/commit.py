@@ -1,8 +1,13 @@
 """One commit on the Hub with all that a push sends: made once, whatever the Hub answers.
 
+An answer can be lost after the commit was made, and a blind retry would then commit twice, or open a second
+pull request. So after each error the Hub is asked what it holds. Somebody else can commit in between: each
+try reads the branch again, merges the card again, and names the commit that it builds on, which the Hub
+refuses (412) once it is no longer the newest.
+
 Large files go to the Hub's Xet store where `hf_xet` is installed, as huggingface_hub does it, and over plain
-HTTP where that fails: mirrors and proxies often let only the Hub itself through. Tests go the plain way, and
-from Xet to it; a Xet store is too much for a server on loopback, so an upload into one is not tested.
+HTTP where that fails: mirrors and proxies often let only the Hub itself through. An upload into a Xet store
+is not tested; it is too much for a server on loopback.
 """
 
 import json
@@ -37,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PushRequest:
-    """What is to be pushed where, with the content of the files that are made for this push."""
+    """What is to be pushed where."""
 
     folder: Path
     repo_id: str
@@ -46,25 +51,24 @@ class PushRequest:
     tag: str | None
     private: bool
     message: str
-    paths: dict[str, Path]
+    staged: Path
+    """A folder with exactly what the commit has to hold; the card in it is written by `make_commit`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """What a commit changes, and the commit that it is made onto."""
+    """The commit to build on, and which files of an earlier push it takes away; what it adds is staged."""
 
     head: str
-    contents: Mapping[str, Path | bytes]
     stale: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """A commit that the Hub has, with what was sent for each of its files."""
+    """A commit that the Hub has."""
 
     commit: str
     pull_request: str | None
-    contents: Mapping[str, Path | bytes]
 
 
 def make_commit(api: HfApi, request: PushRequest) -> Sent:
@@ -72,7 +76,7 @@ def make_commit(api: HfApi, request: PushRequest) -> Sent:
     plainly = False
     for wait in (*_WAITS, None):
         plan = _plan(api, request)
-        if request.create_pr and (found := _pull_request_with(api, request, plan.contents)) is not None:
+        if request.create_pr and (found := _pull_request_with(api, request)) is not None:
             return found
         try:
             return _send(api, request, plan, plainly=plainly)
@@ -92,15 +96,13 @@ def make_commit(api: HfApi, request: PushRequest) -> Sent:
 
 def _send(api: HfApi, request: PushRequest, plan: _Plan, *, plainly: bool) -> Sent:
     with ExitStack() as files:
-        # huggingface_hub sends open files over plain HTTP, and paths to Xet where it can.
+        # Not upload_folder: huggingface_hub sends open files over plain HTTP, and paths to Xet where it can.
         additions = [
             CommitOperationAdd(
                 path_in_repo=name,
-                path_or_fileobj=files.enter_context(held.open("rb"))
-                if plainly and isinstance(held, Path)
-                else held,
+                path_or_fileobj=files.enter_context(path.open("rb")) if plainly else path,
             )
-            for name, held in plan.contents.items()
+            for name, path in staged_files(request).items()
         ]
         deletions = [CommitOperationDelete(path_in_repo=name) for name in plan.stale]
         info = api.create_commit(
@@ -111,17 +113,18 @@ def _send(api: HfApi, request: PushRequest, plan: _Plan, *, plainly: bool) -> Se
             create_pr=request.create_pr,
             parent_commit=plan.head,
         )
-    return Sent(commit=info.oid, pull_request=info.pr_url, contents=plan.contents)
+    return Sent(commit=info.oid, pull_request=info.pr_url)
 
 
 def _plan(api: HfApi, request: PushRequest) -> _Plan:
-    """What has to change for the branch, as it is now, to hold the folder."""
+    """What has to change for the branch, as it is now, to hold the folder; the card is staged for it."""
     head, remote = _head(api, request)
     there = _texts_there(request, commit=head, remote=remote)
-    contents = _contents(request, there=there)
-    gone = [name for name in remote if name not in contents and _COMES_AND_GOES.fullmatch(name)]
+    _stage_texts(request, there=there)
+    sent = staged_files(request)
+    gone = [name for name in remote if name not in sent and _COMES_AND_GOES.fullmatch(name)]
     stale = _ours(api, request.repo_id, gone, commit=head, record=there.get(PUSHED_FILE, "{}"))
-    return _Plan(head=head, contents=contents, stale=stale)
+    return _Plan(head=head, stale=stale)
 
 
 def _head(api: HfApi, request: PushRequest) -> tuple[str, list[str]]:
@@ -145,26 +148,30 @@ def _texts_there(request: PushRequest, *, commit: str, remote: list[str]) -> dic
         }
 
 
-def _contents(request: PushRequest, *, there: Mapping[str, str]) -> dict[str, Path | bytes]:
-    """What each file of the commit holds: the folder's files, and the card with everybody's edits."""
+def _stage_texts(request: PushRequest, *, there: Mapping[str, str]) -> None:
+    """Stage the card with everybody's edits, the card as generated, and the record of what may go again."""
     fresh = generated_card(request.folder, repo_id=request.repo_id)
     card = with_own_edits(fresh, folder=request.folder)
     if CARD_FILE in there:
         card = with_edits(
             card, edited=there[CARD_FILE], generated=there.get(CARD_BASE_FILE), source=request.repo_id
         )
-    return {
-        **request.paths,
-        CARD_FILE: card.encode(),
-        CARD_BASE_FILE: fresh.encode(),
-        PUSHED_FILE: _record_of(request.paths).encode(),
+    record = {
+        name: _sums(path.read_bytes())
+        for name, path in staged_files(request).items()
+        if _COMES_AND_GOES.fullmatch(name)
     }
+    texts = {CARD_FILE: card, CARD_BASE_FILE: fresh, PUSHED_FILE: json.dumps(record, indent=2) + "\n"}
+    for name, text in texts.items():
+        path = request.staged / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(text.encode())
 
 
-def _record_of(paths: Mapping[str, Path]) -> str:
-    """The record of what may be taken away again: name -> the two sums that the Hub may declare for it."""
-    names = sorted(name for name in paths if _COMES_AND_GOES.fullmatch(name))
-    return json.dumps({name: _sums(paths[name].read_bytes()) for name in names}, indent=2) + "\n"
+def staged_files(request: PushRequest) -> dict[str, Path]:
+    """Name in the repository -> file, of all that the commit has to hold."""
+    paths = (path for path in sorted(request.staged.rglob("*")) if path.is_file())
+    return {path.relative_to(request.staged).as_posix(): path for path in paths}
 
 
 def _sums(data: bytes) -> list[str]:
@@ -181,8 +188,10 @@ def _ours(api: HfApi, repo_id: str, names: list[str], *, commit: str, record: st
     names = [name for name in names if name in known]
     if not names:
         return ()
-    declared = asking(lambda: _declared_sums(api, repo_id, commit), repo_id=repo_id)
-    unchanged = tuple(name for name in names if name in declared and declared[name] in known[name])
+    entries = asking(lambda: api.get_paths_info(repo_id, names, revision=commit), repo_id=repo_id)
+    files = [entry for entry in entries if isinstance(entry, RepoFile)]
+    declared = {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
+    unchanged = tuple(name for name in names if declared.get(name) in known[name])
     for name in names:
         what = "is taken away" if name in unchanged else "was changed on the Hub since, and stays"
         _log.info("%s: %s of an earlier push %s.", repo_id, name, what)
@@ -205,43 +214,31 @@ def _made_all_the_same(api: HfApi, request: PushRequest, plan: _Plan) -> Sent | 
     """The commit that holds all that was sent, if the Hub has it in spite of its answer."""
     try:
         if request.create_pr:
-            return _pull_request_with(api, request, plan.contents)
+            return _pull_request_with(api, request)
         now = str(api.model_info(request.repo_id, revision=request.branch).sha)
-        if now != plan.head and _holds(api, request.repo_id, now, plan.contents):
-            return Sent(commit=now, pull_request=None, contents=plan.contents)
+        if now != plan.head and _holds(api, request, now):
+            return Sent(commit=now, pull_request=None)
     except Exception as error:  # it does not answer this either; the caller tries again
         _log.info("%s: %s", request.repo_id, type(error).__name__)
     return None
 
 
-def _pull_request_with(api: HfApi, request: PushRequest, contents: Mapping[str, Path | bytes]) -> Sent | None:
+def _pull_request_with(api: HfApi, request: PushRequest) -> Sent | None:
     """The newest pull request, if it holds exactly this: an earlier try may have opened it."""
     refs = asking(
         lambda: api.list_repo_refs(request.repo_id, include_pull_requests=True), repo_id=request.repo_id
     )
-    pulls = {int(ref.ref.rsplit("/", 1)[-1]): ref for ref in refs.pull_requests or []}
-    if not pulls or not _holds(api, request.repo_id, pulls[max(pulls)].target_commit, contents):
+    pulls = {int(ref.ref.rsplit("/", 1)[-1]): ref.target_commit for ref in refs.pull_requests or []}
+    if not pulls or not _holds(api, request, pulls[max(pulls)]):
         return None
     url = f"{api.endpoint}/{request.repo_id}/discussions/{max(pulls)}"
-    return Sent(commit=pulls[max(pulls)].target_commit, pull_request=url, contents=contents)
+    return Sent(commit=pulls[max(pulls)], pull_request=url)
 
 
-def _holds(api: HfApi, repo_id: str, commit: str, contents: Mapping[str, Path | bytes]) -> bool:
-    """Whether the commit has every file with the very content."""
-    declared = _declared_sums(api, repo_id, commit)
-    return all(
-        name in declared and sum_of(bytes_of(held), like=declared[name]) == declared[name]
-        for name, held in contents.items()
-    )
-
-
-def _declared_sums(api: HfApi, repo_id: str, commit: str) -> dict[str, str]:
-    """Name -> the sum that the Hub declares for the file: sha256 of a large one, else git's name of it."""
-    return {
-        entry.path: entry.lfs.sha256 if entry.lfs is not None else entry.blob_id
-        for entry in api.list_repo_tree(repo_id, recursive=True, revision=commit)
-        if isinstance(entry, RepoFile)
-    }
+def _holds(api: HfApi, request: PushRequest, commit: str) -> bool:
+    """Whether the commit has every staged file, by the sums that the Hub declares."""
+    found = api.verify_repo_checksums(request.repo_id, revision=commit, local_dir=request.staged)
+    return not found.mismatches and not found.extra_paths  # extra here, so missing there
 
 
 def _refused_commit(error: Exception, request: PushRequest) -> HubError:
@@ -274,12 +271,22 @@ def _ends_at(api: HfApi, request: PushRequest) -> str | None:
     """The commit that has all of it already, so that none is to be made; None if one is."""
     plan = _plan(api, request)
     if request.create_pr:
-        found = _pull_request_with(api, request, plan.contents)
+        found = _pull_request_with(api, request)
         return found.commit if found is not None else None
-    is_whole = asking(lambda: _holds(api, request.repo_id, plan.head, plan.contents), repo_id=request.repo_id)
+    is_whole = asking(lambda: _holds(api, request, plan.head), repo_id=request.repo_id)
     return plan.head if is_whole and not plan.stale else None
 
 
-def bytes_of(held: Path | bytes) -> bytes:
-    """The content that was sent for a file."""
-    return held if isinstance(held, bytes) else held.read_bytes()
+def read_back(request: PushRequest, sent: Sent) -> None:
+    """Fetch the commit as a stranger would, and compare every byte with what was sent.
+
+    The Hub's declared sums alone would prove only that it got the files, not that it gives them back.
+    """
+    pinned = Pinned(repo_id=request.repo_id, commit=sent.commit, name=None, online=True)
+    with tempfile.TemporaryDirectory(prefix="resnet_hub-read-back-") as scratch:
+        for name, path in staged_files(request).items():
+            if fetch(pinned, name, cache_dir=Path(scratch)).data != path.read_bytes():
+                raise HubError(
+                    f"{name} of {request.repo_id} at {sent.commit} is not what was sent: the Hub gives back "
+                    f"other bytes. Delete that commit there, and push again."
+                )

@@ -3,6 +3,8 @@
 import logging
 import re
 import shlex
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +15,8 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from resnet_hub.downloads.access import asking, offline, redact
 from resnet_hub.downloads.download import CONFIG_FILE, PICKLES, WEIGHTS_FILE, refuse_unsafe_name
 from resnet_hub.errors import HubError
-from resnet_hub.hub.commit import PushRequest, make_commit, refuse_taken_tag
+from resnet_hub.hub.commit import PushRequest, make_commit, read_back, refuse_taken_tag, staged_files
 from resnet_hub.hub.loading import check_files
-from resnet_hub.hub.read_back import read_back
 from resnet_hub.models.names import local_folder
 
 _OUR_HIDDEN = (".resnet_hub/", ".eval_results/", ".gitattributes")
@@ -65,16 +66,26 @@ def push_folder(
         HubError: the folder is not whole or holds what must not be published, the Hub refuses, or what it
             gives back is not what was sent. The message ends with the command that repeats the push.
     """
-    request = _checked_request(
-        folder, repo_id, private=private, revision=revision, create_pr=create_pr, tag=tag, message=message
-    )
-    try:
-        return _push(request)
-    except HubError as error:
-        raise HubError(
-            f"{redact(str(error))} Nothing of {request.folder} was lost. To repeat only the push: "
-            f"{_command(request)}"
-        ) from None
+    folder = _checked_folder(folder, repo_id)
+    files = _files_to_send(folder)
+    with tempfile.TemporaryDirectory(prefix="resnet_hub-push-") as scratch:
+        request = PushRequest(
+            folder=folder,
+            repo_id=repo_id,
+            branch=revision or constants.DEFAULT_REVISION,
+            create_pr=create_pr,
+            tag=tag,
+            private=private,
+            message=message or "Publish the model with resnet_hub",
+            staged=Path(scratch),
+        )
+        try:
+            return _push(request, files)
+        except HubError as error:
+            raise HubError(
+                f"{redact(str(error))} Nothing of {folder} was lost. To repeat only the push: "
+                f"{_command(request)}"
+            ) from None
 
 
 def may_be_public(repo_id: str, *, ask: Callable[[str], str]) -> bool:
@@ -86,8 +97,11 @@ def may_be_public(repo_id: str, *, ask: Callable[[str], str]) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-def _push(request: PushRequest) -> PushRecord:
+def _push(request: PushRequest, files: dict[str, Path]) -> PushRecord:
     api = HfApi()
+    for name, path in files.items():
+        (request.staged / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, request.staged / name)
     request = _with_repository(api, request)
     sent = make_commit(api, request)
     read_back(request, sent)
@@ -98,21 +112,12 @@ def _push(request: PushRequest) -> PushRecord:
         url=f"{api.endpoint}/{request.repo_id}/tree/{sent.commit}",
         commit=sent.commit,
         pull_request=sent.pull_request,
-        files=tuple(sorted(sent.contents)),
+        files=tuple(staged_files(request)),
     )
 
 
-def _checked_request(
-    folder: Path | str,
-    repo_id: str,
-    *,
-    private: bool,
-    revision: str | None,
-    create_pr: bool,
-    tag: str | None,
-    message: str | None,
-) -> PushRequest:
-    """The request, after everything that can be refused without the Hub was looked at."""
+def _checked_folder(folder: Path | str, repo_id: str) -> Path:
+    """The model folder, after everything that can be refused without the Hub was looked at."""
     found = local_folder(folder)
     if found is None:
         raise HubError(f"There is no folder {folder}.")
@@ -122,22 +127,12 @@ def _checked_request(
     if get_token() is None:
         raise HubError(
             f"No token is set, and the Hub takes nothing without one. `hf auth login`, or set HF_TOKEN, "
-            f"then: "
-            f"resnet-hub push {shlex.quote(str(found))} {shlex.quote(repo_id)}"
+            f"then: resnet-hub push {shlex.quote(str(found))} {shlex.quote(repo_id)}"
         )
-    return PushRequest(
-        folder=found,
-        repo_id=repo_id,
-        branch=revision or "main",
-        create_pr=create_pr,
-        tag=tag,
-        private=private,
-        message=message or "Publish the model with resnet_hub",
-        paths=_paths_to_send(found),
-    )
+    return found
 
 
-def _paths_to_send(folder: Path) -> dict[str, Path]:
+def _files_to_send(folder: Path) -> dict[str, Path]:
     """Name in the repository -> file; HubError for one that must not be published."""
     paths: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
