@@ -1,7 +1,6 @@
 """The weights of a model folder: safetensors only, contiguous, checked before memory is spent on them."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from resnet_hub.downloads.download import WEIGHTS_FILE
 from resnet_hub.errors import HubError, ModelError
+from resnet_hub.models.strict_loading import is_finite, misfits
 
 _MAX_HEADER_BYTES = 16 * 2**20  # a ResNet-152 has 93 kB; safetensors itself allows 100 MB
 
@@ -57,7 +57,11 @@ def read_weights(
     Raises:
         HubError: damaged file, other names or shapes than the model's, or a weight that is not finite.
     """
-    _refuse_mismatch(tensor_shapes(path, source=source), model, source=source)
+    if found := misfits(model, tensor_shapes(path, source=source)):
+        raise HubError(
+            f"Cannot use {source}: its {WEIGHTS_FILE} does not fit the architecture that its config.json "
+            f"names ({'; '.join(found)}). The two files do not belong together."
+        )
     try:
         tensors = safetensors.torch.load_file(path) if data is None else safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -93,39 +97,12 @@ def _read_header(stream: BinaryIO, *, size: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _refuse_mismatch(found: Mapping[str, tuple[int, ...]], model: nn.Module, *, source: str) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    # Files from before BatchNorm counted its batches are whole without the counters.
-    missing = sorted(
-        name for name in expected.keys() - found.keys() if not name.endswith("num_batches_tracked")
-    )
-    extra = sorted(found.keys() - expected.keys())
-    wrong = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
-    if not missing and not extra and not wrong:
-        return
-    parts = [
-        f"{len(names)} {what} ({', '.join(name[:80] for name in names[:3])}{', ...' * (len(names) > 3)})"
-        for names, what in ((missing, "are missing"), (extra, "are unknown"), (wrong, "have another shape"))
-        if names
-    ]
-    raise HubError(
-        f"Cannot use {source}: its {WEIGHTS_FILE} does not fit the architecture that its config.json names; "
-        f"of its weights {' and '.join(parts)}. The two files do not belong together."
-    )
-
-
 def _refuse_non_finite(tensors: Mapping[str, Tensor], *, source: str, kind: type[Exception]) -> None:
-    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
-    if bad:
+    if bad := [name for name, tensor in tensors.items() if not is_finite(tensor)]:
         raise kind(
             f"Cannot use {source}: {len(bad)} of its tensors hold NaN or infinity, the first is {bad[0]!r}. "
             f"Such a model answers NaN to every image; take an earlier checkpoint."
         )
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether every number is finite, by their sum, which takes no memory of the tensor's size."""
-    return math.isfinite(tensor.sum().item()) or math.isfinite(tensor.sum(dtype=torch.float64).item())
 
 
 def _damaged(source: str, error: Exception) -> HubError:

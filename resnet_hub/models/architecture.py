@@ -20,6 +20,7 @@ from resnet_hub.models.blocks import (
     BasicBlock,
     Bottleneck,
     Layers,
+    ResidualBlock,
     conv1x1,
     conv3x3,
     make_shortcut,
@@ -65,7 +66,7 @@ class MyResNet(nn.Module):
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 (arXiv:1603.09382).
         zero_init_last: Start every residual branch at zero (arXiv:1706.02677, section 5.1).
         act_layer: Activation, by timm's name or as a class.
-        norm_layer: Normalisation, by timm's name or as a class.
+        norm_layer: Normalization, by timm's name or as a class.
         stem: Use this stem instead of the variant's.
         shortcut: Use this shortcut instead of the variant's.
         attn: Use this attention instead of the variant's.
@@ -156,7 +157,7 @@ class MyResNet(nn.Module):
 
     @_not_scripted
     def init_weights(self, zero_init_last: bool | None = None) -> None:
-        """Draw every weight anew and reset every buffer.
+        """Draw every weight again and reset every buffer.
 
         Convolutions: normal with variance 2 / fan_out (arXiv:1502.01852); the last BatchNorm of each block:
         zero, if `zero_init_last` (None: as the network was built); everything else: torch's own defaults.
@@ -170,7 +171,7 @@ class MyResNet(nn.Module):
                 reset()
         if self.zero_init_last if zero_init_last is None else zero_init_last:
             for module in self.modules():
-                if isinstance(module, BasicBlock | Bottleneck):
+                if isinstance(module, ResidualBlock):
                     module.zero_last_norm()
 
     @_not_scripted
@@ -240,7 +241,7 @@ class MyResNet(nn.Module):
     ) -> list[int]:
         """Remove the stages after the last of `indices`; returns the indices that are left.
 
-        `prune_norm` is ignored, as in timm's ResNet: nothing is normalised after the stages.
+        `prune_norm` is ignored, as in timm's ResNet: nothing is normalized after the stages.
         """
         taken, last = feature_take_indices(len(self.feature_info), indices)
         for number in range(last + 1, MAX_STAGES + 1):

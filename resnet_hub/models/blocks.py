@@ -173,11 +173,6 @@ def _last_conv(owner: nn.Module, name: str, child: nn.Module) -> tuple[nn.Module
     return None
 
 
-def _zero_weight(norm: nn.Module) -> None:
-    if isinstance(weight := getattr(norm, "weight", None), nn.Parameter):
-        nn.init.zeros_(weight)
-
-
 class ZeroPadShortcut(nn.Module):
     """Every stride-th pixel, and zeros in the new channels (option A of arXiv:1512.03385)."""
 
@@ -250,10 +245,28 @@ def _shortcut_pool(stride: int, dilation: int) -> nn.Module:
     return nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
 
 
-class BasicBlock(nn.Module):
+class ResidualBlock(nn.Module):
+    """What the two blocks have in common."""
+
+    expansion: int
+    last_norm: str
+
+    def zero_last_norm(self) -> None:
+        """Start the residual branch at zero, so that the block is the identity at first."""
+        weight = getattr(self.get_submodule(self.last_norm), "weight", None)
+        if isinstance(weight, nn.Parameter):  # a norm may have none
+            nn.init.zeros_(weight)
+
+    def fuse(self) -> "ResidualBlock":
+        """This block with BatchNorm folded in; `timm.models.reparameterize_model` calls it."""
+        fold_batch_norms(self)
+        return self
+
+
+class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions and the shortcut around them (ResNet-18 and -34)."""
 
-    expansion = 1
+    expansion, last_norm = 1, "bn2"
 
     def __init__(
         self,
@@ -282,15 +295,6 @@ class BasicBlock(nn.Module):
         self.downsample = nn.Identity() if downsample is None else downsample
         self.act2 = layers.act()
 
-    def zero_last_norm(self) -> None:
-        """Start the residual branch at zero, so that the block is the identity at first."""
-        _zero_weight(self.bn2)
-
-    def fuse(self) -> "BasicBlock":
-        """This block with BatchNorm folded in; `timm.models.reparameterize_model` calls it."""
-        fold_batch_norms(self)
-        return self
-
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) -> (batch, out_channels, height/stride, width/stride)."""
         out = self.conv1(x)
@@ -307,10 +311,10 @@ class BasicBlock(nn.Module):
         return self.act2(out)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """1x1 down, 3x3, 1x1 up, and the shortcut around them (ResNet-50 and deeper)."""
 
-    expansion = 4
+    expansion, last_norm = 4, "bn3"
 
     def __init__(
         self,
@@ -345,15 +349,6 @@ class Bottleneck(nn.Module):
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
         self.downsample = nn.Identity() if downsample is None else downsample
         self.act3 = layers.act()
-
-    def zero_last_norm(self) -> None:
-        """Start the residual branch at zero, so that the block is the identity at first."""
-        _zero_weight(self.bn3)
-
-    def fuse(self) -> "Bottleneck":
-        """This block with BatchNorm folded in; `timm.models.reparameterize_model` calls it."""
-        fold_batch_norms(self)
-        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) -> (batch, 4 * out_channels, height/stride, width/stride)."""

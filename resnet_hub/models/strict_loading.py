@@ -1,5 +1,6 @@
 """Weights are put into a network only if they fit it wholly; otherwise the error names what does not."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from resnet_hub.errors import ModelError
 
 _SHOWN = 4  # names in a message; a wrong checkpoint has hundreds
+_LONGEST_NAME = 120  # characters of each; a hostile file may have names of any length
 
 
 def check_state_dict(
@@ -26,22 +28,12 @@ def check_state_dict(
         replaced: Names that may be missing or of another shape, because new weights are wanted there.
         source: What to call the weights in the message.
     """
-    wanted, allowed = model.state_dict(), set(replaced)
-    # Files from before BatchNorm counted its batches are whole without the counter (torch fills it in).
-    optional = {name for name in wanted if name.endswith("num_batches_tracked")}
-    common = wanted.keys() & state_dict.keys()
-    faults = {
-        "missing": wanted.keys() - state_dict.keys() - allowed - optional,
-        "unknown": state_dict.keys() - wanted.keys() - allowed,
-        "not tensors": {name for name in common if not isinstance(state_dict[name], Tensor)},
-        "of another shape": {
-            f"{name} {tuple(state_dict[name].shape)} instead of {tuple(wanted[name].shape)}"
-            for name in common - allowed
-            if isinstance(state_dict[name], Tensor) and state_dict[name].shape != wanted[name].shape
-        },
-        "not finite": {name for name in common if not _is_finite(state_dict[name])},
-    }
-    found = [f"{what}: {_shown(names)}" for what, names in faults.items() if names]
+    tensors = {name: value for name, value in state_dict.items() if isinstance(value, Tensor)}
+    found = misfits(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, replaced=replaced)
+    if bad := [name for name, tensor in tensors.items() if not is_finite(tensor)]:
+        found.append(f"not finite: {shortened(bad)}")
+    if bad := state_dict.keys() - tensors.keys():
+        found.append(f"not tensors: {shortened(bad)}")
     if found:
         raise ModelError(
             f"The weights in {source} do not fit {type(model).__name__} ({'; '.join(found)}). Nothing was "
@@ -49,13 +41,35 @@ def check_state_dict(
         )
 
 
-def _is_finite(value: object) -> bool:
-    if not isinstance(value, Tensor) or not value.is_floating_point():
+def misfits(
+    model: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, replaced: Iterable[str] = ()
+) -> list[str]:
+    """What is wrong with weights of these shapes for `model`, with a few names each; nothing if they fit."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    allowed = set(replaced)
+    # Files from before BatchNorm counted its batches are whole without the counter (torch fills it in).
+    optional = {name for name in wanted if name.endswith("num_batches_tracked")}
+    faults = {
+        "missing": wanted.keys() - shapes.keys() - allowed - optional,
+        "unknown": shapes.keys() - wanted.keys() - allowed,
+        "of another shape": {
+            f"{name} {shapes[name]} instead of {wanted[name]}"
+            for name in (wanted.keys() & shapes.keys()) - allowed
+            if shapes[name] != wanted[name]
+        },
+    }
+    return [f"{what}: {shortened(names)}" for what, names in faults.items() if names]
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether every number is finite, by their sum, which takes no memory of the tensor's size."""
+    if not tensor.is_floating_point():
         return True
-    return bool(torch.isfinite(value).all())
+    return math.isfinite(tensor.sum().item()) or math.isfinite(tensor.sum(dtype=torch.float64).item())
 
 
-def _shown(names: Iterable[str]) -> str:
+def shortened(names: Iterable[str]) -> str:
+    """The first few names, none longer than a line, and how many more there are."""
     ordered = sorted(names)
     more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
-    return ", ".join(ordered[:_SHOWN]) + more
+    return ", ".join(name[:_LONGEST_NAME] for name in ordered[:_SHOWN]) + more
