@@ -1,39 +1,23 @@
 """A model that is cached loads, whatever is wrong with the Hub; what the Hub says is gone stays gone."""
 
 import time
-from pathlib import Path
 
 import pytest
-import timm
 import torch
 from huggingface_hub import constants
 
 import resnet_hub
 from resnet_hub.errors import HubError
-from resnet_hub.hub import save_folder
-from tests.hub_server import HubServer
-from tests.hub_server.fixtures import assert_same_weights, publish, weights_of
+from tests.hub_server.fixtures import REPO, assert_same_weights, weights_of
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
-REPO = "alice/digits"
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Path]:
-    """A small model and its folder."""
-    torch.manual_seed(0)
-    model = timm.create_model("my_resnet20", num_classes=2).eval()
-    return model, save_folder(model, tmp_path_factory.mktemp("run") / "export", class_names=["no", "yes"])
-
 
 @pytest.fixture
-def cached(hub: HubServer, exported: tuple[torch.nn.Module, Path]) -> torch.nn.Module:
+def cached(published: torch.nn.Module) -> torch.nn.Module:
     """The small model, which is on the Hub as alice/digits and has been loaded from there once."""
-    model, folder = exported
-    publish(hub, folder)
     resnet_hub.load(REPO)
-    return model
+    return published
 
 
 @pytest.mark.parametrize("status", [401, 408, 429, 500, 503])

@@ -16,29 +16,9 @@ from resnet_hub.downloads.download import download, download_files
 from resnet_hub.errors import HubError, ModelError
 from resnet_hub.hub import refresh_card, save_folder
 from resnet_hub.models.names import fetch_weights, registry_name
-from tests.hub_server import HubServer
-from tests.hub_server.fixtures import assert_same_weights, publish, weights_of
+from tests.hub_server.fixtures import NAMES, REPO, assert_same_weights, publish, weights_of
 
 pytest_plugins = ["tests.hub_server.fixtures"]
-
-REPO = "alice/digits"
-NAMES = [str(number) for number in range(10)]
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Path]:
-    """A small model and its folder."""
-    torch.manual_seed(0)
-    model = timm.create_model("my_resnet20", num_classes=10).eval()
-    return model, save_folder(model, tmp_path_factory.mktemp("run") / "export", class_names=NAMES)
-
-
-@pytest.fixture
-def published(hub: HubServer, exported: tuple[torch.nn.Module, Path]) -> torch.nn.Module:
-    """The small model, which is on the Hub as alice/digits."""
-    model, folder = exported
-    publish(hub, folder)
-    return model
 
 
 def test_a_model_comes_back_with_every_bit_and_its_class_names(published, hub):

@@ -2,36 +2,20 @@
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 import yaml
 from huggingface_hub import HfApi
 
 import resnet_hub
 from resnet_hub.errors import HubError
-from resnet_hub.hub import push_folder, save_folder
+from resnet_hub.hub import push_folder
 from tests.hub_server import HubServer
+from tests.hub_server.fixtures import REPO, files_on
 
 pytest_plugins = ["tests.hub_server.fixtures"]
-
-REPO = "alice/digits"
-NAMES = [str(number) for number in range(10)]
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = timm.create_model("my_resnet20", num_classes=10).eval()
-    return save_folder(model, tmp_path_factory.mktemp("run") / "export", class_names=NAMES)
-
-
-@pytest.fixture
-def folder(exported: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(exported, tmp_path / "export"))
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -40,12 +24,6 @@ def snapshot(folder: Path) -> dict[str, str]:
         for path in folder.rglob("*")
         if path.is_file()
     }
-
-
-def files_on(hub: HubServer, branch: str = "main") -> dict[str, bytes]:
-    repo = hub.storage.repos["models", REPO]
-    commit = repo.commits[repo.branches[branch]]
-    return {name: hub.storage.content(file) for name, file in commit.files.items()}
 
 
 def number_of_commits(hub: HubServer) -> int:

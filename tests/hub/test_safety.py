@@ -5,14 +5,12 @@ import json
 import logging
 import os
 import random
-import shutil
 import struct
 import time
 from pathlib import Path
 
 import pytest
 import safetensors.torch
-import timm
 import torch
 
 import resnet_hub
@@ -20,13 +18,12 @@ from resnet_hub.cards.edits import with_edits
 from resnet_hub.downloads.access import redact
 from resnet_hub.downloads.download import download
 from resnet_hub.errors import HubError, UserError
-from resnet_hub.hub import load, push_folder, save_folder
+from resnet_hub.hub import load, push_folder
 from tests.hub_server import HubServer
+from tests.hub_server.fixtures import NAMES, REPO
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
-REPO = "alice/model"
-NAMES = [str(number) for number in range(10)]
 PACKAGE = Path(resnet_hub.__file__).parent
 
 UNSAFE_NAMES = [
@@ -48,18 +45,6 @@ UNSAFE_NAMES = [
     "\u202etxt.escaped",
     "x" * 300,
 ]
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = timm.create_model("my_resnet20", num_classes=10)
-    return save_folder(model, tmp_path_factory.mktemp("run") / "model", class_names=NAMES)
-
-
-@pytest.fixture
-def folder(exported: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(exported, tmp_path / "model"))
 
 
 class _Marker:

@@ -11,10 +11,10 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from resnet_hub.hub import push_folder, save_folder
 from resnet_hub.hub.commit import PUSHED_FILE
 from tests.hub_server import HubServer
+from tests.hub_server.fixtures import REPO, files_on
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
-REPO = "alice/digits"
 FIGURE, SCORES = "figures/01-Loss.png", ".eval_results/alice-digits.yaml"
 
 
@@ -45,12 +45,6 @@ def pushed(hub: HubServer, folder: Path) -> Path:
     (folder / FIGURE).unlink()
     (folder / SCORES).unlink()
     return folder
-
-
-def files_on(hub: HubServer, branch: str = "main") -> dict[str, bytes]:
-    repo = hub.storage.repos["models", REPO]
-    commit = repo.commits[repo.branches[branch]]
-    return {name: hub.storage.content(file) for name, file in commit.files.items()}
 
 
 def put_there(files: dict[str, bytes]) -> None:

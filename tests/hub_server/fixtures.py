@@ -1,17 +1,23 @@
 """Fixtures: a running Hub with an empty cache, for this process and for the processes that it starts."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from huggingface_hub import constants, hf_api
 from huggingface_hub.utils import close_session
 
+from resnet_hub.hub import save_folder
 from tests.hub_server.server import HubServer
+
+REPO = "alice/digits"
+NAMES = [str(number) for number in range(10)]
 
 
 @pytest.fixture
@@ -51,6 +57,28 @@ def run_python(hub: HubServer, tmp_path: Path) -> Callable[..., subprocess.Compl
     return run
 
 
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Path]:
+    """A small model and its folder, which no test changes."""
+    torch.manual_seed(0)
+    model = timm.create_model("my_resnet20", num_classes=len(NAMES)).eval()
+    return model, save_folder(model, tmp_path_factory.mktemp("run") / "export", class_names=NAMES)
+
+
+@pytest.fixture
+def folder(exported: tuple[torch.nn.Module, Path], tmp_path: Path) -> Path:
+    """A copy of the small model's folder, to be changed."""
+    return Path(shutil.copytree(exported[1], tmp_path / "export"))
+
+
+@pytest.fixture
+def published(hub: HubServer, exported: tuple[torch.nn.Module, Path]) -> torch.nn.Module:
+    """The small model, which is on the Hub as alice/digits."""
+    model, folder = exported
+    publish(hub, folder)
+    return model
+
+
 def point_to(monkeypatch: pytest.MonkeyPatch, url: str, *, home: Path) -> None:
     """Set huggingface_hub's constants, which it read from the environment when it was imported."""
     close_session()
@@ -85,7 +113,7 @@ def child_environment(url: str, *, home: Path) -> dict[str, str]:
     }
 
 
-def publish(hub: HubServer, folder: Path, repo_id: str = "alice/digits") -> str:
+def publish(hub: HubServer, folder: Path, repo_id: str = REPO) -> str:
     """Put a folder onto the Hub behind the API's back, and give the commit."""
     repo = hub.storage.repos.get(("models", repo_id)) or hub.storage.create("models", repo_id)
     files = {
@@ -109,3 +137,10 @@ def weights_of(model_cache: str) -> list[Path]:
     """The files in a cache of the Hub's client that are large enough to be weights."""
     paths = [path for path in Path(model_cache).rglob("*") if path.is_file() and not path.is_symlink()]
     return [path for path in paths if path.stat().st_size > 500_000]
+
+
+def files_on(hub: HubServer, branch: str = "main") -> dict[str, bytes]:
+    """Name -> content of every file of alice/digits."""
+    repo = hub.storage.repos["models", REPO]
+    commit = repo.commits[repo.branches[branch]]
+    return {name: hub.storage.content(file) for name, file in commit.files.items()}
