@@ -1,4 +1,4 @@
-"""Reaching the Hub: quick to say that it cannot be reached, patient with what passes, mute about tokens."""
+"""Talk to the Hub: fail fast when offline, retry transient errors, never print tokens."""
 
 import logging
 import math
@@ -91,18 +91,16 @@ def asking(
     repo_id: str,
     revision: str | None = None,
     tries_without_answer: int = 3,
-    repeat: bool = True,
     patience: float = math.inf,
 ) -> _Result:
-    """What the request gives; a passing fault is waited out, any other error becomes a HubError that helps.
+    """Send the request and give its result; retry transient errors, and turn others into a HubError that helps.
 
     Args:
-        request: one or several calls of huggingface_hub; it has to be safe to repeat when `repeat` is set.
-        repo_id: named in the message.
-        revision: named in the message, if there is one.
+        request: one or several calls of huggingface_hub, safe to repeat.
+        repo_id: for the message.
+        revision: for the message, if there is one.
         tries_without_answer: how often to try where nobody answers.
-        repeat: whether to try again after a fault that passes.
-        patience: seconds that may be waited between all tries; a wait that would be longer is not begun.
+        patience: longest time in seconds to spend waiting between tries.
     """
     waited = 0.0
     for number, wait in enumerate((*_WAITS, None), start=1):
@@ -110,13 +108,15 @@ def asking(
             return request()
         except Exception as error:
             no_answer = is_no_answer(error)
-            if not repeat or wait is None or not (no_answer or _passes(error)):
-                raise explained(error, repo_id=repo_id, revision=revision) from None
-            if no_answer and number >= tries_without_answer:
-                raise explained(error, repo_id=repo_id, revision=revision) from None
-            seconds = max(wait, _asked_wait(error))
+            seconds = max(wait or 0.0, _asked_wait(error))
             waited += seconds
-            if waited > patience:
+            is_hopeless = (
+                wait is None
+                or not (no_answer or _passes(error))
+                or (no_answer and number >= tries_without_answer)
+                or waited > patience
+            )
+            if is_hopeless:
                 raise explained(error, repo_id=repo_id, revision=revision) from None
             _log.info("%s: %s; again in %.1f s", repo_id, type(error).__name__, seconds)
             time.sleep(seconds)
@@ -252,7 +252,7 @@ def _refused(status: int, *, at: str, who: str, login: str, error: Exception) ->
         return HubError(f"The Hub forbids this for {at}, asked {who}: {_one_line(error)} {login}")
     if status == 429:
         return NotServedError(
-            f"The Hub says that it was asked too often (429), for {at}. Try again in some minutes."
+            f"Rate-limited by the Hub (429) while asking for {at}. Try again in some minutes."
         )
     kind = NotServedError if status == 408 or status >= 500 else HubError
     return kind(f"The Hub failed with {status} for {at}: {_one_line(error)} Try again in some minutes.")

@@ -244,8 +244,8 @@ def read_config(path: Path, *, source: str) -> ModelConfig:
 def _read_json(path: Path, *, source: str) -> dict[str, Any]:
     if not path.is_file() and (path.parent / "checkpoints").is_dir():
         raise HubError(
-            f"{source} holds a run that is not finished, so there is no model yet. The command that began it "
-            f"goes on with it."
+            f"{source} holds a run that is not finished, so there is no model yet. Run the command that "
+            f"started it again, and it resumes."
         )
     if not path.is_file():
         raise HubError(

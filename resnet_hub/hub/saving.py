@@ -215,7 +215,7 @@ def _refuse_to_lose_files(folder: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise HubError(
-            f"{folder} exists already and is not written over. Name another folder, or say overwrite=True."
+            f"{folder} exists already and is not written over. Name another folder, or pass overwrite=True."
         )
     if not folder.is_dir() or not _is_model_folder(folder):
         raise HubError(

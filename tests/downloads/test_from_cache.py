@@ -27,7 +27,7 @@ def test_a_hub_that_does_not_serve_does_not_matter_when_the_model_is_cached(cach
     start = time.monotonic()
     assert_same_weights(cached, resnet_hub.load(REPO))
     assert time.monotonic() - start < 5
-    said = {401: "does not accept the token", 429: "asked too often (429)"}
+    said = {401: "does not accept the token", 429: "Rate-limited by the Hub (429)"}
     (warning,) = [text for text in caplog.messages if "from the cache" in text]
     assert said.get(status, f"failed with {status}") in warning
     assert commit in warning
