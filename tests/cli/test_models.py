@@ -73,7 +73,7 @@ def test_weights_in_the_package_are_listed_as_such(capsys):
     [
         (["infoo"], "did you mean 'info'"),
         (["info", "my_resnet51"], "did you mean.*'my_resnet50'"),
-        (["info", "my_resnet50.a11_in1k"], "did you mean 'a1_in1k'"),
+        (["info", "my_resnet50.a11_in1k"], "did you mean 'my_resnet50.a1_in1k'"),
         (["list", "--pretraind"], "did you mean '--pretrained'"),
         (["list", "vit*"], "No model matches"),
         (["info"], "required: model"),

@@ -115,7 +115,7 @@ def test_a_network_of_the_package_cannot_be_registered_again_even_as_what_it_is(
 
 def test_a_name_that_was_refused_breaks_no_other_model():
     before = dict(vars(my_resnet))
-    for name in ("build", "Variant", "_build", "pretrained_cfg", "dict", "getattr", "__all__"):
+    for name in ("build", "Variant", "_register", "pretrained_cfg", "dict", "getattr", "__all__"):
         with pytest.raises(ModelError, match="taken"):
             register_variant(name, NARROW)
     assert vars(my_resnet) == before

@@ -91,7 +91,7 @@ def test_a_run_does_not_go_on_with_another_teacher(teacher_run: Path, tmp_path: 
     ("name", "said"),
     [
         ("my_resnet21", "did you mean .*my_resnet20"),
-        ("my_resnet32", "has no weights"),
+        ("my_resnet32", "has no pretrained weights"),
         ("my_resnet20", "does not know|500 classes"),
     ],
 )
