@@ -28,7 +28,7 @@ _LICENSES = (
     *("cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-4.0", "openrail"),
     *("gpl-2.0", "gpl-3.0", "lgpl-2.1", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "afl-3.0", "bsl-1.0"),
 )
-"""Licences that the Hub knows by these ids; another one is published as `other` with its name."""
+"""Licenses that the Hub knows by these ids; another one is published as `other` with its name."""
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
 _PRIVATE_KEYS = re.compile(
@@ -91,15 +91,15 @@ def card_template(name: str) -> jinja2.Template:
 
 
 def card_metadata(report: RunReport | None, facts: CardFacts) -> ModelCardData:
-    """The Hub's metadata of the card: task, library, licence, base model, dataset, classes' scores."""
-    licence = license_fields(facts.license_id)
+    """The Hub's metadata of the card: task, library, license, base model, dataset, classes' scores."""
+    fields = license_fields(facts.license_id)
     data = ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", "transformers", "resnet", "resnet_hub"],
         base_model=facts.base_model if is_repo_id(facts.base_model) else None,
-        license=licence.get("license"),
-        license_name=licence.get("license_name"),
+        license=fields.get("license"),
+        license_name=fields.get("license_name"),
         datasets=[report.dataset] if report is not None and is_hub_dataset(report) else None,
         metrics=["accuracy", "f1"] if report is not None and _scores(report) else None,
         model_name=_model_name(facts) if report is not None and _scores(report) else None,
@@ -251,7 +251,7 @@ def _model_rows(facts: CardFacts) -> list[tuple[str, str]]:
         ),
         ("Interpolation", text(facts.interpolation)),
         ("Mean and standard deviation", f"{numbers[0]}; {numbers[1]}"),
-        ("Licence", text(facts.license_id) if facts.license_id else "not stated"),
+        ("License", text(facts.license_id) if facts.license_id else "not stated"),
     ]
     if facts.architecture != facts.variant:
         rows.insert(1, ("The same network in timm", f"`{_identifier(facts.architecture)}`"))
@@ -304,7 +304,7 @@ def _limits(report: RunReport | None, facts: CardFacts) -> str:
             "- The weights that it started from may not be used commercially, and so neither may it."
         )
     if not facts.license_id:
-        lines.append("- No licence is stated: ask the author before using it.")
+        lines.append("- No license is stated: ask the author before using it.")
     return "\n".join(lines)
 
 

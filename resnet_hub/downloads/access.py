@@ -93,7 +93,7 @@ def asking(
     tries_without_answer: int = 3,
     patience: float = math.inf,
 ) -> _Result:
-    """Send the request and give its result; retry transient errors, and turn others into a HubError that helps.
+    """Send the request and give its result; retry transient errors, turn others into a HubError that helps.
 
     Args:
         request: one or several calls of huggingface_hub, safe to repeat.

@@ -109,7 +109,7 @@ class ModelConfig:
     model_args: dict[str, Any]
     label_names: tuple[str, ...] | None
     pretrained_cfg: dict[str, Any]
-    """timm's preprocessing and licence fields; nothing in it names a file, an address or code."""
+    """timm's preprocessing and license fields; nothing in it names a file, an address or code."""
     license_id: str | None
     train_input_size: tuple[int, int, int] | None
     """Of the images that it was trained on, where the file says so; `pretrained_cfg` is of evaluation."""

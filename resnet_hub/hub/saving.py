@@ -73,7 +73,7 @@ def save_folder(
         class_names: one name for each output, in their order.
         report: the run that is claimed in the card.
         figures: title in the card -> image file (PNG, JPEG), in the order of the card.
-        license_id: licence of these weights; by default that of the weights which training started from.
+        license_id: license of these weights; by default that of the weights which training started from.
         overwrite: replace a model folder that exists; edits of its card are kept. A folder that holds
             anything else is refused all the same.
         preprocessing: how images were prepared in evaluation. Default: as the model's `pretrained_cfg` says.

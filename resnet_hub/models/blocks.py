@@ -108,7 +108,7 @@ class Layers:
         return layer(inplace=True)
 
     def norm(self, channels: int) -> nn.Module:
-        """A new normalisation of that many channels."""
+        """A new normalization of that many channels."""
         layer = get_norm_layer(self.norm_layer)
         assert layer is not None  # checked above
         return layer(channels, **self.factory)
@@ -159,7 +159,7 @@ def _is_foldable(norm: _BatchNorm) -> bool:
 
 
 def _what_follows_norm(norm: nn.Module) -> nn.Module:
-    """What a layer does once it has normalised: nothing, or timm's dropout and activation."""
+    """What a layer does once it has normalized: nothing, or timm's dropout and activation."""
     parts = [norm.get_submodule(part) for part in ("drop", "act") if hasattr(norm, part)]
     return nn.Sequential(*parts) if type(norm) in _NORMS_WITH_ACT else nn.Identity()
 

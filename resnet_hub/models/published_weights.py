@@ -1,4 +1,4 @@
-"""The published weights that the family can use: where they are, their licence, their input, their accuracy.
+"""The published weights that the family can use: where they are, their license, their input, their accuracy.
 
 Facts are those of timm 1.0.31; tests compare them with the installed timm and torchvision. Every row belongs
 to timm's model of that name, and so to the variant `my_` + name.
@@ -73,7 +73,7 @@ class Weights(Recipe):
 
     @property
     def is_free(self) -> bool:
-        """Whether commercial use is allowed; False also where no licence is stated."""
+        """Whether commercial use is allowed; False also where no license is stated."""
         return self.license in FREE_LICENSES
 
     @property
@@ -317,7 +317,7 @@ _PUBLISHED: tuple[tuple[Recipe, Mapping[str, tuple[float, float] | None]], ...] 
             "resnet50.am_in1k": (79.004, 94.392),
         },
     ),
-    # Bamboo: features without a classifier; no licence is stated
+    # Bamboo: features without a classifier; no license is stated
     (
         Recipe(license=None, origin_url=_BAMBOO, paper_ids="arXiv:2203.07845", crop_pct=1.0, num_classes=0),
         {
@@ -367,7 +367,7 @@ WEIGHTS: dict[str, Weights] = _table()
 def weights_of(architecture: str) -> list[Weights]:
     """Published weights of timm's network of that name, the default first.
 
-    Free licences come before others, and the more accurate before the less, so that the default never forbids
+    Free licenses come before others, and the more accurate before the less, so that the default never forbids
     commercial use where there is a choice.
     """
     rows = [weights for weights in WEIGHTS.values() if weights.architecture == architecture]

@@ -200,7 +200,7 @@ def test_a_local_data_set_is_not_linked_to_the_hub(dataset):
 
 
 @pytest.mark.parametrize(
-    ("licence", "expected"),
+    ("license", "expected"),
     [
         ("apache-2.0", {"license": "apache-2.0"}),
         ("CC-BY-NC-4.0", {"license": "cc-by-nc-4.0"}),
@@ -209,15 +209,15 @@ def test_a_local_data_set_is_not_linked_to_the_hub(dataset):
         ("", {}),
     ],
 )
-def test_the_licence_follows_the_base_weights(licence, expected):
-    assert license_fields(licence) == expected
-    data = metadata(render_card(report(), facts(license_id=licence)))
+def test_the_licence_follows_the_base_weights(license, expected):
+    assert license_fields(license) == expected
+    data = metadata(render_card(report(), facts(license_id=license)))
     assert {key: data[key] for key in ("license", "license_name") if key in data} == expected
 
 
 def test_weights_that_forbid_commerce_say_so_in_the_text():
     assert "may not be used commercially" in render_card(report(), facts(license_id="cc-by-nc-4.0"))
-    assert "No licence is stated" in render_card(report(), facts(license_id=None))
+    assert "No license is stated" in render_card(report(), facts(license_id=None))
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
@@ -384,10 +384,10 @@ def test_of_a_network_that_somebody_else_registers_the_card_says_so(name):
 
 
 def test_a_grey_image_stays_grey():
-    grey = usage("my_resnet20", "my_resnet20", input_size=(1, 32, 32))
-    assert grey.count('.convert("L")') == 2
-    assert "RGB" not in grey
-    assert "pipeline(" not in grey
+    gray = usage("my_resnet20", "my_resnet20", input_size=(1, 32, 32))
+    assert gray.count('.convert("L")') == 2
+    assert "RGB" not in gray
+    assert "pipeline(" not in gray
     assert '.convert("RGB")' in usage("my_resnet20", "my_resnet20")
 
 

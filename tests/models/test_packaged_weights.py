@@ -29,7 +29,7 @@ def recipes(monkeypatch):
 
 
 def new_images(weights, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """An image a class that no training saw, normalised as the configuration says, and their classes."""
+    """An image a class that no training saw, normalized as the configuration says, and their classes."""
     from formula_images import FormulaImages
 
     made = record_of(weights)["made"]["options"]
