@@ -13,25 +13,10 @@ from torch import nn
 from resnet_hub.errors import ModelError
 from resnet_hub.models.architecture import BasicBlock, Bottleneck, MyResNet, Variant, conv1x1, conv3x3
 from resnet_hub.models.blocks import ZeroPadShortcut
+from tests.models.networks import images, trained
 
 TINY = Variant(block="basic", depths=(1, 1, 1, 1), widths=(8, 16, 24, 32), stem_width=8)
 CIFAR = {"block": "basic", "widths": (16, 32, 64), "stem": "conv3", "stem_width": 16, "shortcut": "zero_pad"}
-
-
-def trained(model: nn.Module) -> nn.Module:
-    """The model with BatchNorms as if trained: the zeros and ones of new ones would hide mistakes."""
-    generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.0, generator=generator)
-            nn.init.uniform_(module.bias, -0.1, 0.1, generator=generator)
-            nn.init.uniform_(module.running_mean, -0.1, 0.1, generator=generator)
-            nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
-    return model
-
-
-def images(size: int = 64, channels: int = 3) -> torch.Tensor:
-    return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("name", MyResNet.cfgs)

@@ -16,6 +16,7 @@ from resnet_hub.errors import HubError, ModelError
 from resnet_hub.models import my_resnet
 from resnet_hub.models.architecture import MyResNet
 from resnet_hub.models.my_resnet import OWN, TIMM_LIKE, VARIANTS, timm_twin
+from tests.models.networks import images, trained
 
 # One of each feature that changes the computation; the others differ only in depth and are in the slow run.
 QUICK_TWINS = (
@@ -29,21 +30,6 @@ QUICK_TWINS = (
     "my_resnetblur18",
 )
 BIG_TWINS = tuple(name for name in TIMM_LIKE if name not in QUICK_TWINS)
-
-
-def images(channels: int = 3) -> torch.Tensor:
-    return torch.randn(2, channels, 64, 64, generator=torch.Generator().manual_seed(0))
-
-
-def trained(model: nn.Module) -> nn.Module:
-    """The model with BatchNorms as if trained: the zeros and ones of new ones would hide mistakes."""
-    generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.0, generator=generator)
-            nn.init.uniform_(module.running_mean, -0.1, 0.1, generator=generator)
-            nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
-    return model
 
 
 def test_table_entry_points_and_configurations_name_the_same_models():
@@ -132,7 +118,7 @@ def test_a_model_is_known_by_what_it_computes_and_a_name_by_its_row():
 @pytest.mark.parametrize("name", ["my_resnet18", "my_resnet20"])
 def test_features_of_every_kind_have_the_sizes_that_feature_info_states(name, kind):
     model = timm.create_model(name, features_only=True, feature_cls=kind, in_chans=1).eval()
-    maps = model(images(1))
+    maps = model(images(channels=1))
     maps = list(maps.values()) if isinstance(maps, dict) else maps
     stated = zip(model.feature_info.channels(), model.feature_info.reduction(), strict=True)
     assert [m.shape for m in maps] == [
