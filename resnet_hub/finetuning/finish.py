@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from resnet_hub.errors import HubError, RunError
@@ -24,9 +23,9 @@ from resnet_hub.finetuning.report.figures import (
     learning_curves,
     save_figure,
 )
-from resnet_hub.finetuning.report.html import as_webp
+from resnet_hub.finetuning.report.html import save_thumbnail
 from resnet_hub.finetuning.report.metrics import confusion_counts, probabilities, score_predictions, value_of
-from resnet_hub.finetuning.report.page import PICTURE_SIZE, PICTURES_SHOWN, page_of_run, render_page
+from resnet_hub.finetuning.report.page import PICTURES_SHOWN, page_of_run, render_page
 from resnet_hub.finetuning.report.predictions import Predictions, write_predictions
 from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.finetuning.training.context import Run
@@ -215,12 +214,9 @@ def _save_examples(run: Run, predictions: Predictions) -> None:
     split = _split(run, predictions.split)
     mistakes = predictions.confident_mistakes(PICTURES_SHOWN)
     shown = np.concatenate([mistakes, predictions.hardest(PICTURES_SHOWN, besides=mistakes)])
-    run.folder.examples.mkdir(exist_ok=True)
     for place in shown.tolist():
-        picture = split.image(place)
-        picture.thumbnail((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
-        path = run.folder.examples / f"{predictions.split}-{predictions.rows[place]}.webp"
-        path.write_bytes(as_webp(picture))
+        path = run.folder.example(predictions.split, int(predictions.rows[place]))
+        save_thumbnail(split.image(place), path)
 
 
 def _write_example(run: Run, path: Path) -> None:

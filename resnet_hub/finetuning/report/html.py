@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
+_THUMBNAIL = 192  # pixels of the longer side
 _SMALL = 64  # pixels; pictures up to here keep every pixel
 _EFFORT = 2  # of WebP, 0 to 6: with 4, Pillow's own, files are 4 % smaller and take twice as long
 
@@ -52,6 +53,14 @@ def embedded_picture(path: Path, *, width: int | None = None) -> Picture:
             size = (width, round(image.height * width / image.width))
             data, kind = as_webp(image.convert("RGB").resize(size, Image.Resampling.LANCZOS)), "webp"
     return Picture(f"data:image/{kind};base64,{base64.b64encode(data).decode()}", *size)
+
+
+def save_thumbnail(image: Image.Image, path: Path) -> None:
+    """Keep a small picture of an image for the page, which then needs no data."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = image.copy()
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    path.write_bytes(as_webp(small))
 
 
 def as_webp(image: Image.Image) -> bytes:

@@ -4,6 +4,7 @@ A `Page` is a plain record; `page_of_run` reads one from a run's folder, at the 
 and whoever scores a model without training it can make one with the curves left out.
 """
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.results import DatasetRecord, ExportedWeights, RunReport, Score, SplitRecord, TrainRecord
 
 PICTURES_SHOWN = 12  # mistakes, and as many hard examples
-PICTURE_SIZE = 192  # pixels of the longer side
+SUSPECTS_SHOWN = 20
 _SHEET_WIDTH = 960  # pixels
 
 _SHEETS = {
@@ -63,6 +64,10 @@ class Page(DatasetRecord):
     """On the last split of `scores`."""
     pictures: Mapping[int, Path] = field(default_factory=dict)
     """Row of an image in the data set -> file that shows it."""
+    suspects: Sequence[Mapping[str, str]] = ()
+    """The lines of `suspects.csv`, the strongest first."""
+    suspect_pictures: Mapping[int, Path] = field(default_factory=dict)
+    """As `pictures`, of the training split."""
     sheets: Mapping[str, Path] = field(default_factory=dict)
     """Caption -> picture of a batch."""
 
@@ -105,6 +110,8 @@ def page_of_run(folder: RunFolder, report: RunReport) -> Page:
             folder.predictions, shown, report.class_names, multi_label=report.multi_label
         ),
         pictures=_pictures(folder, shown),
+        suspects=_suspects(folder),
+        suspect_pictures=_pictures(folder, "train"),
         sheets={caption: path for caption, path in sheets.items() if path.is_file()},
     )
 
@@ -127,6 +134,7 @@ def render_page(page: Page) -> str:
         data_rows=page_tables.data_rows(page.data),
         curves=_curves(page) if is_trained else {},
         class_rows=page_tables.class_rows(page.scores[shown], page.predictions) if shown else [],
+        suspects=[_suspect(page, line) for line in page.suspects[:SUSPECTS_SHOWN]],
         stations=page_tables.station_rows(page.train.station_seconds) if page.train else [],
         environment=page_tables.flat(page.environment, besides=("facts", "command")),
         sheets={caption: embedded_picture(path, width=_SHEET_WIDTH) for caption, path in page.sheets.items()},
@@ -231,6 +239,19 @@ def _example(page: Page, predictions: Predictions, place: int) -> dict[str, Any]
         "truth_probability": float(predictions.truth_probability[place]),
         "is_right": bool(predictions.is_right[place]),
     }
+
+
+def _suspects(folder: RunFolder) -> list[dict[str, str]]:
+    """The lines of `suspects.csv`; none where labels were not looked at."""
+    if not folder.suspects.is_file():
+        return []
+    with folder.suspects.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def _suspect(page: Page, line: Mapping[str, str]) -> dict[str, Any]:
+    path = page.suspect_pictures.get(int(line["row"]))
+    return {**line, "picture": embedded_picture(path) if path is not None else None}
 
 
 def _pictures(folder: RunFolder, split: str) -> dict[int, Path]:

@@ -97,6 +97,10 @@ class RunFolder:
     rate_picture = _Below(RATE_PICTURE)
     export = _Below("export")  # the exported model
 
+    def example(self, split: str, row: int) -> Path:
+        """The small picture of an image of a split, by its row in the data set."""
+        return self.examples / f"{split}-{row}.webp"
+
     def check_usable(self, resume: Resume) -> None:
         """Raise ConfigError if a run may not use this folder; writes nothing."""
         if self.report.exists():

@@ -22,7 +22,9 @@ from resnet_hub.finetuning.data.load import groups_of
 from resnet_hub.finetuning.data.roles import stratified_sides
 from resnet_hub.finetuning.data.split import Split
 from resnet_hub.finetuning.engine.forward import full_float32
+from resnet_hub.finetuning.report.html import save_thumbnail
 from resnet_hub.finetuning.report.metrics import probabilities
+from resnet_hub.finetuning.report.page import SUSPECTS_SHOWN
 from resnet_hub.finetuning.training.context import Run
 from resnet_hub.finetuning.training.features import train_features
 from resnet_hub.finetuning.training.linear_probe import (
@@ -86,6 +88,9 @@ def note_suspects(run: Run, features: Tensor, *, penalty: float) -> list[Suspect
         return None
     suspects = find_suspects(features, train, class_names, seed=run.settings.seed, penalty=penalty)
     write_atomically(run.folder.suspects, as_csv(suspects, train))
+    for suspect in suspects[:SUSPECTS_SHOWN]:
+        row = int(train.rows[suspect.place])
+        save_thumbnail(train.image(suspect.place), run.folder.example("train", row))
     if suspects:
         found = f"{len(suspects):,} labels of train look wrong to the linear probe"
         run.display.say(f"{found}, the strongest first in {run.folder.suspects}")

@@ -293,3 +293,20 @@ def test_predictions_come_back_from_their_file(tmp_path: Path, multi_label: bool
     for part in ("rows", "labels", "probabilities"):
         np.testing.assert_array_equal(getattr(read, part), getattr(written, part))
     assert read_predictions(tmp_path / "predictions.parquet", "train", names, multi_label=False) is None
+
+
+def test_suspicious_labels_are_shown_with_their_pictures_and_hostile_names_as_text(browser, tmp_path: Path):
+    shown = tmp_path / "train-7.webp"
+    shown.write_bytes(as_webp(picture(seed=1)))
+    line = {"row": "7", "file": "/data/<b>7</b>.png", "label": HOSTILE[0], "suggested": HOSTILE[1]}
+    line |= {"probability_of_label": "0.0100", "probability_of_suggestion": "0.9800"}
+    others = [line | {"row": str(row)} for row in range(100, 130)]
+    page = page_of(("cat", "dog"), tmp_path, suspects=[line, *others], suspect_pictures={7: shown})
+    show(browser, page, tmp_path)
+    section = browser.driver.find_element(By.CSS_SELECTOR, "#suspects ~ ul")
+    items = section.find_elements(By.TAG_NAME, "li")
+    assert len(items) == 20
+    assert HOSTILE[0] in items[0].text
+    assert "98.0 %" in items[0].text
+    assert len(items[0].find_elements(By.TAG_NAME, "img")) == 1
+    assert "20 strongest of 31" in browser.driver.find_element(By.CSS_SELECTOR, "#suspects + p").text
