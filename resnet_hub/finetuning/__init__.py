@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from resnet_hub.errors import naming_the_extra
 from resnet_hub.finetuning.config.options import FinetuneConfig
 
 if TYPE_CHECKING:
@@ -13,7 +14,8 @@ __all__ = ["FinetuneConfig", "dry_run", "find_learning_rate", "finetune", "inspe
 def __getattr__(name: str) -> Any:
     """The verbs, imported when they are asked for: the configuration alone needs none of what they need."""
     if name in __all__:
-        from resnet_hub.finetuning import run  # noqa: PLC0415
+        with naming_the_extra():
+            from resnet_hub.finetuning import run  # noqa: PLC0415
 
         return getattr(run, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnet_hub.errors import ModelError
+from resnet_hub.errors import naming_the_extra
 from resnet_hub.formats.exported_network import ExportedNetwork
 
 INPUT = "images"
@@ -20,15 +20,11 @@ _CALIBRATION_BATCH = 8
 
 
 def require_onnx() -> None:
-    """ModelError that says what to install, unless all of it is there."""
-    try:
+    """Raise UserError, which names the extra to install, unless all packages are there."""
+    with naming_the_extra():
         import onnx  # noqa: F401, PLC0415
         import onnxruntime  # noqa: F401, PLC0415
         import onnxscript  # noqa: F401, PLC0415
-    except ImportError as error:
-        raise ModelError(
-            f'ONNX files need packages that are not installed ({error}). pip install "resnet_hub[export]"'
-        ) from error
 
 
 def write_onnx(network: ExportedNetwork, example: Tensor, path: Path, *, facts: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from resnet_hub.cards.model_card import (
     render_card,
 )
 from resnet_hub.downloads.download import CONFIG_FILE, WEIGHTS_FILE
-from resnet_hub.errors import HubError, ModelError
+from resnet_hub.errors import HubError, ModelError, some_of
 from resnet_hub.files import atomic_folder, write_atomically
 from resnet_hub.hub.config_file import OUR_KEY, TRAIN_SIZE, read_config, write_config
 from resnet_hub.hub.loading import load_files
@@ -43,7 +43,6 @@ _OURS = re.compile(
     r"|\.DS_Store|Thumbs\.db|desktop\.ini"  # which file browsers leave wherever somebody looks
 )
 """What may be in a folder that is written over; folders end in a slash."""
-_NAMES_SHOWN = 5
 
 _IMAGE_HEADS = {".png": b"\x89PNG\r\n\x1a\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}
 
@@ -224,12 +223,10 @@ def _refuse_to_lose_files(folder: Path, *, overwrite: bool) -> None:
             f"this one."
         )
     if foreign := _foreign_names(folder):
-        names = ", ".join(foreign[:_NAMES_SHOWN])
-        more = f" and {len(foreign) - _NAMES_SHOWN} more" if len(foreign) > _NAMES_SHOWN else ""
         raise HubError(
             f"{folder} is not written over: it holds what save_folder did not write and would remove: "
-            f"{names}{more}. Move that elsewhere and repeat, or save into another folder; to update a clone "
-            f"of a Hub repository, save into a new folder and publish it with `resnet-hub push`."
+            f"{some_of(foreign)}. Move that elsewhere and repeat, or save into another folder; to update a "
+            f"clone of a Hub repository, save into a new folder and publish it with `resnet-hub push`."
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnet_hub.errors import ModelError
+from resnet_hub.errors import ModelError, some_of
 
 _SHOWN = 4  # names in a message; a wrong checkpoint has hundreds
 _LONGEST_NAME = 120  # characters of each; a hostile file may have names of any length
@@ -71,5 +71,4 @@ def is_finite(tensor: Tensor) -> bool:
 def shortened(names: Iterable[str]) -> str:
     """The first few names, none longer than a line, and how many more there are."""
     ordered = sorted(names)
-    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
-    return ", ".join(name[:_LONGEST_NAME] for name in ordered[:_SHOWN]) + more
+    return some_of([name[:_LONGEST_NAME] for name in ordered], _SHOWN)

@@ -4,8 +4,6 @@ import ctypes
 import os
 import platform
 
-import psutil
-
 _LOOK_SECONDS = 0.1
 _BUSY = 0.25  # one other job on two or four cores is enough to make every thread wait for its own core
 
@@ -47,6 +45,8 @@ def keep_freed_memory() -> bool:
 
 def _busy_share() -> float:
     """The part of our cores that works just now; a load average would still count the run before this."""
+    import psutil  # noqa: PLC0415  in the extra `finetune`; counting cores does without it
+
     shares: list[float] = psutil.cpu_percent(interval=_LOOK_SECONDS, percpu=True)  # pyright: ignore[reportAssignmentType]
     ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(shares))
     seen = [shares[core] for core in ours if core < len(shares)]

@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from timm.data import ImageNetInfo
 
-from resnet_hub.errors import DataError, nearest
+from resnet_hub.errors import DataError, nearest, some_of
 
 _IMAGENET_CLASSES = 1000
 _AGREEMENT = 0.95  # share of ImageNet's names that a list in its order has, spellings differ
-_SHOWN = 5
 
 
 def match_classes(data_names: Sequence[str], model_names: Sequence[str]) -> NDArray[np.int64]:
@@ -27,10 +26,9 @@ def match_classes(data_names: Sequence[str], model_names: Sequence[str]) -> NDAr
     if (as_imagenet := _as_imagenet(data_names, model_names)) is not None:
         return as_imagenet
     missing = [name for name in data_names if name not in places]
-    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
     raise DataError(
         f"The model does not know {len(missing)} of the {len(data_names)} classes of the data set: "
-        f"{', '.join(map(repr, missing[:_SHOWN]))}{more}. For {missing[0]!r}: "
+        f"{some_of([repr(name) for name in missing])}. For {missing[0]!r}: "
         f"{nearest(missing[0], model_names)} Rename the classes of the data set, or choose the model that "
         "was trained on them."
     )

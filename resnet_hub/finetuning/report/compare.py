@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest
 
-from resnet_hub.errors import ConfigError
+from resnet_hub.errors import ConfigError, some_of
 from resnet_hub.finetuning.report import figures
 from resnet_hub.finetuning.report.figures import as_svg
 from resnet_hub.finetuning.report.html import document
@@ -16,7 +16,6 @@ from resnet_hub.finetuning.report.predictions import Predictions, read_predictio
 from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.results import RunReport, Score
 
-_SHOWN = 8  # file names in an error message
 _NOT_COMPARED = ("output_dir", "resume", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo")
 
 
@@ -152,8 +151,7 @@ def _finished_run(path: Path) -> RunFolder:
             f"started it: --config {folder.config}"
         )
     found = sorted(entry.name for entry in path.iterdir())
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    held = f"it holds {', '.join(found[:_SHOWN])}{more}" if found else "it is empty"
+    held = f"it holds {some_of(found)}" if found else "it is empty"
     raise ConfigError(f"{path} is not the folder of a run, which has a report.json; {held}.")
 
 
