@@ -4,19 +4,20 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 from torch import nn
 
-from resnet_hub.errors import ModelError
+from resnet_hub.errors import ModelError, naming_the_extra
 from resnet_hub.images.decoding import BadImageError, open_image
 from resnet_hub.images.preprocessing import Preprocessing
-from resnet_hub.prediction.classify import class_names_of, predict_probabilities
+from resnet_hub.prediction.classify import class_names_of, most_probable, predict_probabilities
 from resnet_hub.prediction.gradcam import gradcam_overlays
 
-if TYPE_CHECKING:
-    import gradio
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported, and reports to nobody
+with naming_the_extra():
+    import gradio as gr
 
 TOP_K = 5
 _SHOWN_SIDE = 256  # pixels; smaller Grad-CAM pictures are enlarged
@@ -37,14 +38,13 @@ LAUNCH_OPTIONS: dict[str, Any] = {
 Answer = Callable[[str | None], tuple[dict[str, float] | None, Image.Image | None]]
 
 
-def build_page(model: nn.Module, *, title: str, examples: Sequence[Path] = ()) -> "gradio.Blocks":
+def build_page(model: nn.Module, *, title: str, examples: Sequence[Path] = ()) -> gr.Blocks:
     """The page for a model, ready to launch with LAUNCH_OPTIONS and `theme()`.
 
     Raises:
-        ModelError: the model does not bring the names of its classes, or gradio is not installed.
+        ModelError: the model does not bring the names of its classes.
     """
     answer = answering(model)
-    gr = import_gradio()
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         count = len(class_names_of(model))
         gr.Markdown(
@@ -52,7 +52,7 @@ def build_page(model: nn.Module, *, title: str, examples: Sequence[Path] = ()) -
         )
         with gr.Row():
             with gr.Column():
-                image = _image_input(gr)
+                image = _image_input()
                 if examples:
                     gr.Examples([[str(path)] for path in examples], inputs=[image], cache_examples=False)
             with gr.Column():
@@ -62,7 +62,7 @@ def build_page(model: nn.Module, *, title: str, examples: Sequence[Path] = ()) -
     return page
 
 
-def _image_input(gr: Any) -> Any:
+def _image_input() -> gr.Image:
     """Where a visitor puts an image; the page gets the very file, as `classify` would."""
     # With a mode, and RGB is the default, gradio writes a file of another mode anew: black where it was
     # transparent, white where it had 16 bits.
@@ -82,29 +82,16 @@ def answering(model: nn.Module) -> Answer:
         try:
             image = open_image(Path(path), mode=preprocessing.mode)
         except BadImageError as error:
-            raise import_gradio().Error(f"This image {error}", print_exception=False) from error
-        best = predict_probabilities(model, [image])[0].topk(min(TOP_K, len(names)))
-        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        return {names[number]: value for value, number in pairs}, _overlay(model, image, preprocessing)
+            raise gr.Error(f"This image {error}", print_exception=False) from error
+        (best,) = most_probable(predict_probabilities(model, [image]), names, TOP_K)
+        return dict(best), _overlay(model, image, preprocessing)
 
     return answer
 
 
 def theme() -> Any:
     """Gradio's own look in the fonts of the visitor's system."""
-    return import_gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-
-
-def import_gradio() -> Any:
-    """The package gradio, told not to report to anybody; ModelError that says how to install it."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio  # noqa: PLC0415  heavy, and not a requirement of the package
-    except ImportError as error:
-        raise ModelError(
-            f'The demo needs a package that is not installed ({error}). pip install "resnet_hub[demo]"'
-        ) from error
-    return gradio
+    return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
 
 
 def _overlay(model: nn.Module, image: Image.Image, preprocessing: Preprocessing) -> Image.Image | None:

@@ -11,7 +11,6 @@ from huggingface_hub import SpaceCardData
 from torch import nn
 
 import resnet_hub
-from resnet_hub.demo.page import import_gradio
 from resnet_hub.downloads.download import CONFIG_FILE, WEIGHTS_FILE
 from resnet_hub.errors import ModelError
 from resnet_hub.files import atomic_folder, check_new_folder
@@ -107,7 +106,7 @@ def _readme(title: str, license_id: str | None) -> str:
         colorFrom="blue",
         colorTo="green",
         sdk="gradio",
-        sdk_version=import_gradio().__version__,
+        sdk_version=metadata.version("gradio"),
         python_version=_PYTHON,
         app_file="app.py",
         pinned=False,

@@ -24,7 +24,7 @@ from resnet_hub.finetuning.report.figures import (
     save_figure,
 )
 from resnet_hub.finetuning.report.html import save_thumbnail
-from resnet_hub.finetuning.report.metrics import confusion_counts, probabilities, score_predictions, value_of
+from resnet_hub.finetuning.report.metrics import confusion_counts, score_predictions, value_of
 from resnet_hub.finetuning.report.page import PICTURES_SHOWN, page_of_run, render_page
 from resnet_hub.finetuning.report.predictions import Predictions, write_predictions
 from resnet_hub.finetuning.run_folder.folder import RunFolder
@@ -32,6 +32,7 @@ from resnet_hub.finetuning.training.context import Run
 from resnet_hub.finetuning.training.evaluation import evaluate
 from resnet_hub.finetuning.training.state import Training
 from resnet_hub.hub import push_folder, save_folder
+from resnet_hub.prediction.classify import probabilities
 from resnet_hub.results import ExportedWeights, RunReport, Score, SplitRecord, TrainRecord
 
 logger = logging.getLogger(__name__)

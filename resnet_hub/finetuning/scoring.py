@@ -24,12 +24,12 @@ from resnet_hub.finetuning.data.split import Split
 from resnet_hub.finetuning.engine.forward import compute_split
 from resnet_hub.finetuning.machine.machine import Machine, choose_num_workers, start_machine
 from resnet_hub.finetuning.network.class_matching import match_classes
-from resnet_hub.finetuning.report.metrics import probabilities, score_predictions
+from resnet_hub.finetuning.report.metrics import score_predictions
 from resnet_hub.finetuning.report.page import Page, render_page
 from resnet_hub.finetuning.report.predictions import Predictions, write_predictions
 from resnet_hub.finetuning.run_folder.environment import describe_environment
 from resnet_hub.images.preprocessing import Preprocessing
-from resnet_hub.prediction.classify import class_names_of
+from resnet_hub.prediction.classify import class_names_of, probabilities
 from resnet_hub.prediction.open_model import open_model
 from resnet_hub.results import DatasetRecord, Score, SplitRecord
 

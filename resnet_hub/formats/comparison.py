@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_hub.images.preprocessing import Preprocessing
+from resnet_hub.prediction.classify import probabilities
 
 Runner = Callable[[Tensor], list[Tensor]]
 """What runs an exported file: inputs to outputs, the logits last."""
@@ -47,12 +48,12 @@ def model_logits(model: nn.Module, pixels: Tensor, batch_size: int) -> Tensor:
 def compare(found: Tensor, wanted: Tensor, *, multi_label: bool) -> Deviation:
     """The deviation of the logits `found` from the model's own; not a number counts as infinitely far."""
     found = found.float()
-    squash = torch.sigmoid if multi_label else lambda logits: torch.softmax(logits, dim=1)
+    shares = [probabilities(logits, multi_label=multi_label) for logits in (found, wanted)]
     is_finite = bool(found.isfinite().all())
     return Deviation(
         logit=float((found - wanted).abs().max()) if is_finite else float("inf"),
         largest_logit=float(wanted.abs().max()),
-        probability=float((squash(found) - squash(wanted)).abs().max()) if is_finite else 1.0,
+        probability=float((shares[0] - shares[1]).abs().max()) if is_finite else 1.0,
         agreement=float((found.argmax(dim=1) == wanted.argmax(dim=1)).float().mean()),
     )
 

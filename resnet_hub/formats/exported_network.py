@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from resnet_hub.formats.kinds import Precision
 from resnet_hub.images.preprocessing import Preprocessing
+from resnet_hub.prediction.classify import probabilities
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -50,8 +51,6 @@ class ExportedNetwork(nn.Module):
             # The arithmetic of normalisation is float32 in every precision.
             images = (images.float() * self.scale - self.offset).permute(0, 3, 1, 2)
         logits = self.network(images.to(self.dtype)).float()
-        return (self.probabilities(logits), logits) if self.with_preprocessing else logits
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Of classes that exclude each other, or each of a label by itself."""
-        return torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=1)
+        if not self.with_preprocessing:
+            return logits
+        return probabilities(logits, multi_label=self.multi_label), logits

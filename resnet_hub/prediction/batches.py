@@ -10,7 +10,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from resnet_hub.images.decoding import BadImageError, open_image
 from resnet_hub.images.preprocessing import Preprocessing
-from resnet_hub.prediction.classify import Prediction, class_names_of
+from resnet_hub.prediction.classify import (
+    Prediction,
+    class_names_of,
+    compute_probabilities,
+    most_probable,
+)
 
 _MAX_WORKERS = 16
 _FEW_IMAGES = 64  # for so many, starting loader processes takes longer than they save
@@ -75,13 +80,13 @@ def predict_images(
         good = [(name, pixels) for name, pixels, _ in batch if pixels is not None]
         found = iter(())
         if good:
-            pixels = torch.stack([pixels for _, pixels in good])
+            pixels = torch.stack([pixels for _, pixels in good]).contiguous(memory_format=torch.channels_last)
             shares = compute_probabilities(model, pixels, preprocessing, temperature=temperature)
-            found = iter(_best(shares, names, top_k))
+            found = iter(most_probable(shares, names, top_k))
             if each_batch is not None:
                 each_batch([name for name, _ in good], pixels)
         for name, pixels, problem in batch:
-            predictions = () if pixels is None else next(found)
+            predictions = () if pixels is None else tuple(next(found))
             yield ImagePrediction(name=name, predictions=predictions, problem=problem)
 
 
@@ -90,25 +95,6 @@ def best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-@torch.inference_mode()
-def compute_probabilities(
-    model: nn.Module, pixels: Tensor, preprocessing: Preprocessing, *, temperature: float = 1.0
-) -> Tensor:
-    """Probabilities (images, classes) on the CPU of a batch of uint8 images, wherever the model is."""
-    parameter = next(model.parameters())
-    images = preprocessing.normalize(pixels.to(parameter.device), dtype=parameter.dtype)
-    logits = model(images.contiguous(memory_format=torch.channels_last)).float().cpu() / temperature
-    return torch.sigmoid(logits) if getattr(model, "multi_label", False) else torch.softmax(logits, dim=1)
-
-
-def _best(shares: Tensor, names: list[str], top_k: int) -> list[tuple[Prediction, ...]]:
-    best = shares.topk(min(top_k, len(names)), dim=1)
-    return [
-        tuple(Prediction(names[number], value) for value, number in zip(*row, strict=True))
-        for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
 
 
 _Decoding = tuple[str, Tensor | None, str | None]

@@ -34,30 +34,42 @@ def classify_all(
 ) -> list[list[Prediction]]:
     """The most probable classes of each image, computed as one batch."""
     names = class_names_of(model)
-    best = predict_probabilities(model, images).topk(min(top_k, len(names)), dim=1)
-    return [
-        [
-            Prediction(names[number], value)
-            for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
-        ]
-        for values, numbers in zip(best.values, best.indices, strict=True)
-    ]
+    return most_probable(predict_probabilities(model, images), names, top_k)
+
+
+def predict_probabilities(model: nn.Module, images: Iterable[ImageSource]) -> Tensor:
+    """Probabilities (images, classes), float32 on the CPU, of one batch of images."""
+    preprocessing = Preprocessing.of_model(model)
+    pixels = [preprocessing(open_image(image, mode=preprocessing.mode)) for image in images]
+    was_training = model.training
+    shares = compute_probabilities(model.eval(), torch.stack(pixels), preprocessing)
+    model.train(was_training)
+    return shares
 
 
 @torch.inference_mode()
-def predict_probabilities(model: nn.Module, images: Iterable[ImageSource]) -> Tensor:
-    """Probabilities (images, classes), float32 on the CPU, of one batch of images.
-
-    They add up to one, but for a multi-label model, where each is of a label by itself.
-    """
-    preprocessing = Preprocessing.of_model(model)
-    pixels = [preprocessing(open_image(image, mode=preprocessing.mode)) for image in images]
+def compute_probabilities(
+    model: nn.Module, pixels: Tensor, preprocessing: Preprocessing, *, temperature: float = 1.0
+) -> Tensor:
+    """Probabilities (images, classes) on the CPU of a batch of uint8 images, wherever the model is."""
     parameter = next(model.parameters())
-    batch = preprocessing.normalize(torch.stack(pixels).to(parameter.device), dtype=parameter.dtype)
-    was_training = model.training
-    logits = model.eval()(batch).float().cpu()
-    model.train(was_training)
-    return torch.sigmoid(logits) if getattr(model, "multi_label", False) else torch.softmax(logits, dim=1)
+    batch = preprocessing.normalize(pixels.to(parameter.device), dtype=parameter.dtype)
+    logits = model(batch).float().cpu() / temperature
+    return probabilities(logits, multi_label=bool(getattr(model, "multi_label", False)))
+
+
+def probabilities(logits: Tensor, *, multi_label: bool) -> Tensor:
+    """Probabilities (images, classes): softmax over the classes, or one sigmoid per class if multi-label."""
+    return torch.sigmoid(logits) if multi_label else torch.softmax(logits, dim=1)
+
+
+def most_probable(shares: Tensor, names: list[str], top_k: int) -> list[list[Prediction]]:
+    """The `top_k` most probable classes of each row of `shares` (images, classes), best first."""
+    best = shares.topk(min(top_k, len(names)), dim=1)
+    return [
+        [Prediction(names[number], share) for share, number in zip(values, numbers, strict=True)]
+        for values, numbers in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
 
 
 def class_names_of(model: nn.Module) -> list[str]:

@@ -1,7 +1,10 @@
 """`resnet-hub validate`: the numbers of the end of training again, and those of any model on any split."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
@@ -126,6 +129,27 @@ def test_a_single_label_model_is_not_scored_on_images_of_several_classes(run: Pa
     datasets.DatasetDict(train=rows).save_to_disk(tmp_path)
     assert main(["validate", str(run), "--dataset_name", str(tmp_path)]) == 2
     assert "several labels or none, and the model is single-label" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_launch_share_the_images_and_print_one_result(run: Path, capsys):
+    alone = scores_of(capsys, run)
+    launcher = str(Path(sys.executable).with_name("accelerate"))
+    options = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    program = ["-m", "resnet_hub", "validate", str(run), "--json"]
+    done = subprocess.run(
+        [launcher, "launch", *options, "--dynamo_backend", "no", *program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true"},
+    )
+    assert done.returncode == 0, done.stderr
+    shared = json.loads(done.stdout)
+    assert shared["environment"]["machine"]["processes"] == 2
+    for split, score in alone["scores"].items():
+        assert shared["scores"][split]["accuracy"] == score["accuracy"]
+        assert shared["scores"][split]["loss"] == pytest.approx(score["loss"], abs=1e-6)
 
 
 def test_one_split_of_a_run_and_the_table_for_a_person(run: Path, capsys):

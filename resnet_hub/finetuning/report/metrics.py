@@ -17,6 +17,7 @@ from torch import Tensor
 from resnet_hub.finetuning.config.options import Metric
 from resnet_hub.finetuning.report.predictions import Predictions
 from resnet_hub.finetuning.report.reliability import expected_calibration_error, reliability_bins
+from resnet_hub.prediction.classify import probabilities
 from resnet_hub.results import ClassScore, Score, wilson_interval
 
 _ABSENT: Any = 0.0  # precision of a class that is never predicted, recall of one that never occurs
@@ -62,11 +63,6 @@ def confusion_counts(predictions: Predictions) -> np.ndarray:
     return confusion_matrix(predictions.labels, predicted, labels=range(num_classes))
 
 
-def probabilities(logits: Tensor, *, multi_label: bool) -> Tensor:
-    """Probabilities (images, classes): softmax over the classes, or a sigmoid for each (multi-label)."""
-    return torch.sigmoid(logits) if multi_label else torch.softmax(logits, dim=1)
-
-
 def _score_multi_label(logits: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> Score:
     predicted = logits > 0
     truth = labels > 0.5
@@ -96,7 +92,7 @@ def _score_multi_label(logits: Tensor, labels: Tensor, class_names: tuple[str, .
 
 
 def _calibration_error(logits: Tensor, is_right: Tensor) -> float:
-    confidence = torch.softmax(logits.double(), dim=1).amax(dim=1)
+    confidence = probabilities(logits.double(), multi_label=False).amax(dim=1)
     return expected_calibration_error(reliability_bins(confidence.numpy(), is_right.numpy()))
 
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
-from resnet_hub.finetuning.report.metrics import confusion_counts, probabilities, score_predictions
+from resnet_hub.finetuning.report.metrics import confusion_counts, score_predictions
 from resnet_hub.finetuning.report.predictions import Predictions
+from resnet_hub.prediction.classify import probabilities
 from resnet_hub.results import wilson_interval
 
 NAMES = tuple("abcdefgh")
