@@ -111,10 +111,11 @@ def remove_leftovers(
                 path.unlink()
 
 
-def check_new_file(path: Path, *, flag: str) -> None:
+def check_new_file(path: Path, *, flag: str | None = None) -> None:
     """Raise ConfigError, naming the flag, if something is there."""
     if path.exists():
-        raise ConfigError(f"--{flag} {path} already exists and is not overwritten. Name another file.")
+        name = f"--{flag} {path}" if flag else path
+        raise ConfigError(f"{name} already exists and is not overwritten. Name another file.")
 
 
 def check_new_folder(folder: Path, *, flag: str | None = None) -> None:

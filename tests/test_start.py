@@ -120,7 +120,7 @@ def answer_at_once(*words: str) -> subprocess.CompletedProcess[str]:
     """
     for _ in range(2):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [sys.executable, "-m", "resnet_hub.cli.main", *words]
+        command = [sys.executable, "-m", "resnet_hub", *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime

@@ -3,12 +3,10 @@
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from resnet_hub.cli.tables import print_rows
-from resnet_hub.errors import ConfigError
-from resnet_hub.files import check_new_file, write_atomically
+from resnet_hub.files import write_atomically
 from resnet_hub.finetuning.report.compare import (
     ComparedRun,
     Comparison,
@@ -21,8 +19,6 @@ from resnet_hub.finetuning.report.page import page_of_run, render_page
 
 def run_compare(arguments: argparse.Namespace) -> int:
     """Print the runs, the options that differ and the tests; write the page if one is asked for."""
-    if arguments.output is not None:
-        _check_output(arguments.output)
     comparison = compare_runs(arguments.runs)
     if arguments.json:
         print(json.dumps(_record(comparison), indent=2, ensure_ascii=False))
@@ -33,12 +29,6 @@ def run_compare(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             print(f"\npage  {arguments.output}")
     return 0
-
-
-def _check_output(path: Path) -> None:
-    check_new_file(path, flag="output")
-    if not path.parent.is_dir():
-        raise ConfigError(f"--output {path}: there is no folder {path.parent}.")
 
 
 def _page(comparison: Comparison) -> str:

@@ -5,12 +5,11 @@ import tempfile
 import threading
 from pathlib import Path
 
-from resnet_hub.cli.demo_flags import LOOPBACK
-from resnet_hub.cli.export_images import is_run, validation_split
-from resnet_hub.demo.page import LAUNCH_OPTIONS, build_page, import_gradio, theme
+from resnet_hub.cli.export import evenly, is_run, validation_split
+from resnet_hub.cli.flags import LOOPBACK
+from resnet_hub.demo.page import LAUNCH_OPTIONS, build_page, theme
 from resnet_hub.demo.space import write_space
 from resnet_hub.errors import ConfigError, DataError, UserError
-from resnet_hub.files import check_new_folder
 from resnet_hub.images.decoding import BadImageError, read_header
 from resnet_hub.prediction.inputs import ImageInput, find_images
 from resnet_hub.prediction.open_model import open_model
@@ -21,7 +20,6 @@ _EXAMPLES = 8
 def run_demo(arguments: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C, or write the Space."""
     _check(arguments)
-    import_gradio()
     model = open_model(arguments.model, revision=arguments.revision)
     folder = Path(arguments.model)
     title = folder.resolve().name if folder.is_dir() else arguments.model.rpartition("/")[2]
@@ -53,12 +51,8 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if arguments.space:
-        check_new_folder(arguments.space, flag="space")
     if arguments.space and (arguments.port or arguments.host != LOOPBACK):
         raise ConfigError("--space writes a folder and serves nothing: leave out --host and --port.")
-    if arguments.port is not None and not 0 < arguments.port < 65536:
-        raise ConfigError(f"--port {arguments.port}: a port is a number from 1 to 65535.")
     if arguments.examples and not arguments.examples.is_dir():
         raise ConfigError(f"--examples {arguments.examples}: there is no such folder.")
 
@@ -69,24 +63,19 @@ def _examples(arguments: argparse.Namespace, scratch: Path) -> list[Path]:
         found = [Path(image.name) for image in find_images([str(arguments.examples)]) if _is_readable(image)]
         if not found:
             raise DataError(f"--examples {arguments.examples}: none of its images can be read.")
-        return [found[number] for number in _spread(len(found))]
+        return [found[number] for number in evenly(len(found), _EXAMPLES)]
     run = Path(arguments.model)
     if not is_run(run):
         return []
     try:
         split = validation_split(run)
-    except (UserError, ImportError):  # its data is elsewhere by now; the page works without
+    except UserError:  # its data is elsewhere by now; the page works without
         return []
     paths = []
-    for number in _spread(len(split)):
+    for number in evenly(len(split), _EXAMPLES):
         paths.append(scratch / f"{split.name}-{number}.png")
         split.image(number).save(paths[-1])
     return paths
-
-
-def _spread(total: int) -> list[int]:
-    step = max(1, total // _EXAMPLES)
-    return list(range(0, total, step))[:_EXAMPLES]
 
 
 def _is_readable(image: ImageInput) -> bool:

@@ -3,44 +3,44 @@
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from resnet_hub.cli.export_images import Pictures, find_pictures
 from resnet_hub.cli.tables import print_rows
-from resnet_hub.errors import ConfigError, ModelError, nearest
-from resnet_hub.files import check_new_folder
+from resnet_hub.errors import DataError, ModelError, UserError, naming_the_extra
 from resnet_hub.finetuning.machine.cpu import available_cores
-from resnet_hub.formats.kinds import KINDS, Kind
 from resnet_hub.formats.writing import ExportedFile, ExportReport, ExportRequest, write_formats
+from resnet_hub.images.decoding import BadImageError, open_image
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.prediction.classify import class_names_of
+from resnet_hub.prediction.inputs import ImageInput, find_images
 from resnet_hub.prediction.open_model import open_model
+from resnet_hub.results import RunReport
+
+if TYPE_CHECKING:
+    from resnet_hub.finetuning.data.split import Split
+
+_LARGEST_DATA_SET = 50_000
+"""Images of a data set that is opened only for a few of them; all are read once."""
+_NUM_RANDOM = 32
 
 
 def run_export(arguments: argparse.Namespace) -> int:
     """Write the files, compare each with the model, print the table; 1 if any had to be refused."""
-    kinds = _kinds(arguments.formats)
-    _check_numbers(arguments)
-    check_new_folder(arguments.output_dir, flag="output_dir")
     torch.set_num_threads(arguments.threads or available_cores())
     model = open_model(arguments.model, revision=arguments.revision, pretrained=not arguments.no_pretrained)
-    needs_calibration = any(kind.precision == "int8" for kind in kinds)
-    pictures = find_pictures(
-        arguments.model,
-        Preprocessing.of_model(model),
-        given=arguments.images,
-        at_most=arguments.num_images,
-        must_be_real=needs_calibration,
-    )
-    calibration, compared = (
-        (pictures.pixels[0::2], pictures.pixels[1::2]) if needs_calibration else (None, pictures.pixels)
-    )
+    pictures = _find_pictures(arguments, Preprocessing.of_model(model))
+    calibration, compared = None, pictures.pixels
+    if pictures.are_real and any(kind.precision == "int8" for kind in arguments.formats):
+        calibration, compared = compared[0::2], compared[1::2]
     request = ExportRequest(
-        kinds=kinds,
+        kinds=tuple(dict.fromkeys(arguments.formats)),
         pixels=compared,
         pixels_from=pictures.origin,
         calibration=calibration,
@@ -55,21 +55,81 @@ def run_export(arguments: argparse.Namespace) -> int:
     return 1 if report.refused else 0
 
 
-def _kinds(names: list[str]) -> tuple[Kind, ...]:
-    for name in names:
-        if name not in KINDS:
-            raise ConfigError(f"--formats does not know {name!r}; {nearest(name, KINDS, shown=len(KINDS))}")
-    return tuple(KINDS[name] for name in dict.fromkeys(names))
+@dataclass(frozen=True, kw_only=True)
+class _Pictures:
+    """Images that the files are compared on, ready for the model."""
+
+    pixels: Tensor
+    """uint8 (images, channels, height, width), resized and cropped."""
+    origin: str
+    """Where they are from, in words."""
+    are_real: bool = True
+    unreadable: tuple[str, ...] = ()
 
 
-def _check_numbers(arguments: argparse.Namespace) -> None:
-    for name, least in (("num_images", 2), ("batch_size", 1), ("threads", 1), ("tolerance", 0)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise ConfigError(f"--{name} {value}: at least {least} is wanted.")
-    agreement = arguments.min_agreement
-    if agreement is not None and not 0 <= agreement <= 1:
-        raise ConfigError(f"--min_agreement {agreement}: it is a share, from 0 to 1.")
+def _find_pictures(arguments: argparse.Namespace, preprocessing: Preprocessing) -> _Pictures:
+    """Those of `--images`, else of the run's validation split, else random pixels."""
+    if arguments.images:
+        return _of_files(find_images(arguments.images), preprocessing, arguments.num_images)
+    origin, run = "random pixels", Path(arguments.model)
+    if is_run(run):
+        try:
+            return _of_run(run, preprocessing, arguments.num_images)
+        except UserError as error:  # its data is elsewhere by now, or cannot be opened here
+            origin = f"random pixels, as the data of the run cannot be used: {error}"
+    size = (_NUM_RANDOM, preprocessing.num_channels, *preprocessing.image_size)
+    pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return _Pictures(pixels=pixels[: arguments.num_images], origin=origin, are_real=False)
+
+
+def _of_files(files: Sequence[ImageInput], preprocessing: Preprocessing, at_most: int) -> _Pictures:
+    pixels: list[Tensor] = []
+    unreadable: list[str] = []
+    for number in evenly(len(files), at_most):
+        try:
+            pixels.append(preprocessing(open_image(files[number].read(), mode=preprocessing.mode)))
+        except BadImageError as error:
+            unreadable.append(f"{files[number].name} {error}")
+    if not pixels:
+        raise DataError(f"None of the images can be read: {unreadable[0]}")
+    return _Pictures(
+        pixels=torch.stack(pixels), origin=f"{len(pixels)} image files", unreadable=tuple(unreadable)
+    )
+
+
+def _of_run(run: Path, preprocessing: Preprocessing, at_most: int) -> _Pictures:
+    split = validation_split(run)
+    images = [split.image(number, preprocessing.mode) for number in evenly(len(split), at_most)]
+    pixels = torch.stack([preprocessing(image) for image in images])
+    return _Pictures(pixels=pixels, origin=f"{split.name} images of the run")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it is the folder of a finished run."""
+    return (folder / "config.yaml").is_file() and (folder / "report.json").is_file()
+
+
+def validation_split(run: Path) -> "Split":
+    """The images that the run validated on (or trained on, if it did not validate), from its data set.
+
+    Raises:
+        UserError: the data is missing, too large to be read through for a few images, or needs an extra.
+    """
+    with naming_the_extra():
+        from resnet_hub.finetuning.config.options import FinetuneConfig  # noqa: PLC0415
+        from resnet_hub.finetuning.config.yaml_file import load_config  # noqa: PLC0415
+        from resnet_hub.finetuning.data.load import load_data  # noqa: PLC0415
+
+    total = sum(split.num_images for split in RunReport.load(run / "report.json").splits.values())
+    if total > _LARGEST_DATA_SET:
+        raise DataError(f"It has {total:,} images, which would all be read.")
+    data = load_data(FinetuneConfig(**load_config(run / "config.yaml")))
+    return data.validation or data.mapped_train
+
+
+def evenly(total: int, at_most: int) -> list[int]:
+    """Positions spread evenly over `total`."""
+    return np.unique(np.linspace(0, total - 1, min(at_most, total)).round().astype(int)).tolist()
 
 
 def _source(name: str) -> str:
@@ -84,7 +144,7 @@ def _class_names(model: torch.nn.Module) -> list[str] | None:
         return None
 
 
-def _show(report: ExportReport, pictures: Pictures, arguments: argparse.Namespace) -> None:
+def _show(report: ExportReport, pictures: _Pictures, arguments: argparse.Namespace) -> None:
     for problem in pictures.unreadable:
         print(f"left out: {problem}", file=sys.stderr)
     if arguments.json:

@@ -1,6 +1,5 @@
 """`resnet-hub finetune`: fine-tuning on all devices of this machine; it starts the processes itself."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_hub.errors import ConfigError
-from resnet_hub.finetuning.config.flags import Command, list_flags, parse_command_line
+from resnet_hub.finetuning.config.flags import Command, parse_command_line
 from resnet_hub.finetuning.config.yaml_file import dump_config
 from resnet_hub.finetuning.machine.launcher import run_processes
 
@@ -25,17 +24,6 @@ class LaunchCommand(Command):
 
     num_processes: int | None = None
     """Processes that share the work; one per GPU, or one on a CPU, if not given."""
-
-
-def parser_finetune() -> argparse.ArgumentParser:
-    """The parser with all flags, for the reference page and for completion."""
-    parser = argparse.ArgumentParser(prog=_PROG, description=_DESCRIPTION, add_help=False)
-    for flag in list_flags(LaunchCommand):
-        if flag.metavar is None:
-            parser.add_argument(*flag.spellings, action="store_true", help=flag.help)
-        else:
-            parser.add_argument(*flag.spellings, metavar=flag.metavar, help=flag.help)
-    return parser
 
 
 def run_finetune(words: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from resnet_hub.cards.family import variant_card
 from resnet_hub.downloads.download import Downloaded, download_files
 from resnet_hub.errors import HubError, nearest
-from resnet_hub.files import atomic_folder, check_new_folder
+from resnet_hub.files import atomic_folder
 from resnet_hub.hub import (
     current_card,
     may_be_public,
@@ -49,8 +49,6 @@ def run_push(arguments: argparse.Namespace) -> int:
 
 def run_download(arguments: argparse.Namespace) -> int:
     """Fetch all files but pickles into the cache, each checked, and print the folder they are in."""
-    if arguments.output is not None:
-        check_new_folder(arguments.output, flag="output")
     name = registry_name(arguments.source)
     if name is None:
         found = download_files(arguments.source, revision=arguments.revision)

@@ -3,19 +3,16 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor, nn
 
+from resnet_hub.cli.flags import dataset_options
 from resnet_hub.cli.tables import print_rows
 from resnet_hub.errors import ConfigError, DataError
-from resnet_hub.files import check_new_folder
-from resnet_hub.finetuning.config.options import DataOptions
-from resnet_hub.finetuning.data.load import open_images
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.prediction.batches import ImagePrediction, Readable, predict_images
 from resnet_hub.prediction.classify import class_names_of
@@ -23,33 +20,30 @@ from resnet_hub.prediction.inputs import find_images
 from resnet_hub.prediction.open_model import open_model
 from resnet_hub.prediction.tables import as_record, check_output, open_table
 
-EachBatch = Callable[[list[str], Tensor], None]
-
 
 def run_predict(arguments: argparse.Namespace) -> int:
     """Label the images; 1 if not one of them could be read."""
-    _check(arguments)
+    if arguments.output is not None:
+        check_output(arguments.output)
+        if arguments.json:
+            raise ConfigError("Use either --output or --json, not both.")
     images = _find(arguments)
     model = open_model(arguments.model)
     temperature = _temperature(arguments, model)
     rows: list[ImagePrediction] = []
     unreadable: list[ImagePrediction] = []
-    with _table(arguments, model) as add:
+    top_k = min(arguments.top_k, len(class_names_of(model)))
+    with open_table(arguments.output, top_k=top_k) if arguments.output else nullcontext(rows.append) as add:
         for row in predict_images(
             model,
             images,
-            top_k=arguments.top_k,
+            top_k=top_k,
             batch_size=arguments.batch_size,
             num_workers=arguments.num_workers,
             temperature=temperature,
             each_batch=_overlay_writer(arguments.gradcam, model),
         ):
-            if row.problem is not None:
-                unreadable.append(row)
-            elif add is not None:
-                add(row)
-            else:
-                rows.append(row)
+            (add if row.problem is None else unreadable.append)(row)
     _print(arguments, rows, unreadable, temperature)
     num_readable = len(images) - len(unreadable)
     if arguments.output and num_readable:
@@ -57,65 +51,29 @@ def run_predict(arguments: argparse.Namespace) -> int:
     return 0 if num_readable else 1
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """Refuse what cannot be carried out before anything is loaded."""
-    if arguments.output is not None:
-        check_output(arguments.output)
-        if arguments.json:
-            raise ConfigError("Use either --output or --json, not both.")
-    if arguments.gradcam is not None:
-        check_new_folder(arguments.gradcam, flag="gradcam")
-    for name, least in (("top_k", 1), ("batch_size", 1), ("num_workers", 0)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise ConfigError(f"--{name} is {value}; it has to be {least} or more.")
-
-
 def _find(arguments: argparse.Namespace) -> Sequence[Readable]:
     if bool(arguments.images) == bool(arguments.dataset_name):
         raise DataError("Name the images: files, folders, patterns or addresses; or a --dataset_name.")
+    options = dataset_options(arguments, "split")
     if arguments.images:
-        for option in ("dataset_config_name", "dataset_revision", "split", "image_column_name"):
-            if getattr(arguments, option):
-                raise ConfigError(f"--{option} goes with --dataset_name, which is not given.")
         return find_images(arguments.images, allow_urls=arguments.allow_urls)
-    config = DataOptions(
-        dataset_name=arguments.dataset_name,
-        dataset_config_name=arguments.dataset_config_name,
-        dataset_revision=arguments.dataset_revision,
-        image_column_name=arguments.image_column_name,
-    )
-    return open_images(config, arguments.split)
+    # Image files need none of the packages that data sets need.
+    from resnet_hub.finetuning.config.options import DataOptions  # noqa: PLC0415
+    from resnet_hub.finetuning.data.load import open_images  # noqa: PLC0415
+
+    split = options.pop("split", None)
+    return open_images(DataOptions(**options), split)
 
 
 def _temperature(arguments: argparse.Namespace, model: nn.Module) -> float:
-    if arguments.temperature == "auto":
-        from resnet_hub.prediction.temperature import temperature_of_run  # noqa: PLC0415  needs scipy
+    if arguments.temperature != "auto":
+        return arguments.temperature
+    from resnet_hub.prediction.temperature import temperature_of_run  # noqa: PLC0415  needs scipy
 
-        return temperature_of_run(Path(arguments.model), class_names_of(model))
-    try:
-        value = float(arguments.temperature)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"--temperature {arguments.temperature}: give a number above 0, or auto.")
-    return value
+    return temperature_of_run(Path(arguments.model), class_names_of(model))
 
 
-@contextmanager
-def _table(
-    arguments: argparse.Namespace, model: nn.Module
-) -> Iterator[Callable[[ImagePrediction], None] | None]:
-    """What takes the rows for the file, if there is to be one."""
-    if arguments.output is None:
-        yield None
-        return
-    top_k = min(arguments.top_k, len(class_names_of(model)))
-    with open_table(arguments.output, top_k=top_k) as table:
-        yield table.add
-
-
-def _overlay_writer(folder: Path | None, model: nn.Module) -> EachBatch | None:
+def _overlay_writer(folder: Path | None, model: nn.Module) -> Callable[[list[str], Tensor], None] | None:
     """What saves a Grad-CAM picture for each image, under the image's name and its number."""
     if folder is None:
         return None
@@ -127,8 +85,7 @@ def _overlay_writer(folder: Path | None, model: nn.Module) -> EachBatch | None:
 
     def save(names: list[str], pixels: Tensor) -> None:
         nonlocal saved
-        overlays: list[Image.Image] = gradcam_overlays(model, pixels, preprocessing)
-        for name, overlay in zip(names, overlays, strict=True):
+        for name, overlay in zip(names, gradcam_overlays(model, pixels, preprocessing), strict=True):
             stem = "".join(
                 letter if letter.isalnum() or letter in "-_" else "_" for letter in Path(name).stem
             )

@@ -6,9 +6,8 @@ import os
 from dataclasses import asdict
 from typing import Any
 
+from resnet_hub.cli.flags import dataset_options
 from resnet_hub.cli.tables import print_rows
-from resnet_hub.errors import ConfigError
-from resnet_hub.files import check_new_folder
 from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.scoring import (
     ValidationRequest,
@@ -18,12 +17,9 @@ from resnet_hub.finetuning.scoring import (
 )
 from resnet_hub.results import Score
 
-_OF_DATA = ("dataset_config_name", "dataset_revision", "image_column_name", "label_column_name")
-
 
 def run_validate(arguments: argparse.Namespace) -> int:
     """Score the model and print a row for each split."""
-    _check(arguments)
     result, predictions = validate(_request(arguments))
     if os.environ.get("RANK", "0") != "0":
         return 0
@@ -37,30 +33,9 @@ def run_validate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """Refuse what cannot be carried out before anything is loaded."""
-    if arguments.output_dir is not None:
-        check_new_folder(arguments.output_dir, flag="output_dir")
-    for name, least in (("image_size", 1), ("batch_size", 1), ("num_workers", 0)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise ConfigError(f"--{name} is {value}; it has to be {least} or more.")
-    if arguments.crop_pct is not None and not 0 < arguments.crop_pct <= 1:
-        raise ConfigError(f"--crop_pct is {arguments.crop_pct}; it has to be above 0 and at most 1.")
-    if arguments.dataset_name is None:
-        for option in _OF_DATA:
-            if getattr(arguments, option) is not None:
-                raise ConfigError(f"--{option} goes with --dataset_name, which is not given.")
-
-
 def _request(arguments: argparse.Namespace) -> ValidationRequest:
-    data = None
-    if arguments.dataset_name is not None:
-        data = DataOptions(
-            dataset_name=arguments.dataset_name,
-            max_bad_images=arguments.max_bad_images,
-            **{option: getattr(arguments, option) for option in _OF_DATA},
-        )
+    options = dataset_options(arguments, "label_column_name")
+    data = DataOptions(max_bad_images=arguments.max_bad_images, **options) if options else None
     return ValidationRequest(
         model=arguments.model,
         data=data,

@@ -122,10 +122,10 @@ def _refuse_bad_request(folder: Path, request: ExportRequest) -> None:
     if any(kind.container == "onnx" for kind in request.kinds):
         require_onnx()
     needs_calibration = any(kind.precision == "int8" for kind in request.kinds)
-    if needs_calibration and (request.calibration is None or not len(request.calibration)):
+    if needs_calibration and (request.calibration is None or not len(request.pixels)):
         raise ModelError(
-            "int8 takes the ranges of its features from images of the kind that the model will see: name "
-            "some hundred with --images (every second one is used for it, the others to compare)."
+            "int8 needs at least two images like those that the model will see, one to take ranges from and "
+            f"one to compare on; there are only {request.pixels_from}. Name some hundred with --images."
         )
 
 

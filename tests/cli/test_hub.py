@@ -1,8 +1,6 @@
-"""`resnet-hub push`, `download` and `card`, and recipes/publish.py, as a person types them."""
+"""`resnet-hub push`, `download` and `card`, as a person types them."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,6 @@ from tests.hub_server.fixtures import publish
 pytest_plugins = ["tests.hub_server.fixtures"]
 
 REPO = "alice/digits"
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -140,11 +137,3 @@ def test_a_folder_that_is_not_there_is_bad_input(hub, verb, capsys):
     shown = capsys.readouterr().err
     assert "no folder" in shown
     assert "nowhere" in shown
-
-
-def test_the_publish_recipe_is_the_push_verb(hub, folder, tmp_path):
-    command = [sys.executable, str(ROOT / "recipes" / "publish.py"), str(folder), REPO, "--private"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Published and read back" in done.stdout
-    assert hub.storage.repos["models", REPO].private

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -93,3 +95,37 @@ def test_check_of_a_users_own_file_gives_a_verdict_for_each_part(tmp_path, capsy
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 9
     assert {row["verdict"] for row in rows} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["pre"], ["predict"]),
+        (["validate", "--image_"], ["--image_column_name", "--image_size"]),
+        (["finetune", "--warm"], ["--warmup_steps"]),
+        (["validate", "--tta", ""], ["flip", "none"]),
+    ],
+    ids=str,
+)
+def test_bash_completes_verbs_flags_and_choices(
+    words: list[str], expected: list[str], tmp_path: Path, capsys
+):
+    assert main(["--print-completion", "bash"]) == 0
+    script = tmp_path / "completion.bash"
+    script.write_text(capsys.readouterr().out)
+    typed = " ".join(f"'{word}'" for word in ["resnet-hub", *words])
+    # The function has to run in this shell, whose COMPREPLY it fills.
+    code = (
+        f"source {script}; COMP_WORDS=({typed}); COMP_CWORD={len(words)}; "
+        "name=$(complete -p resnet-hub | sed -E 's/.*-F ([^ ]+) .*/\\1/'); $name; "
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert sorted(set(done.stdout.split())) == expected
+
+
+def test_zsh_gets_a_script_of_its_own_and_another_shell_is_refused(capsys):
+    assert main(["--print_completion", "zsh"]) == 0
+    assert capsys.readouterr().out.startswith("#compdef resnet-hub")
+    assert main(["--print_completion", "fish"]) == 2
+    assert "invalid choice" in capsys.readouterr().err

@@ -97,7 +97,7 @@ def wait_for_label(browser: Browser, label: str) -> None:
 def test_a_picture_that_is_uploaded_gets_its_label_bars_and_gradcam(
     browser, colour_model, colour_photos, tmp_path
 ):
-    command = ("-m", "resnet_hub.cli.main", "demo", str(colour_model), "--port", "{port}")
+    command = ("-m", "resnet_hub", "demo", str(colour_model), "--port", "{port}")
     with serving(*command, "--examples", str(colour_photos)) as address:
         browser.open(address)
         photo("green", 50).save(tmp_path / "green.png")
@@ -269,7 +269,7 @@ def test_classes_of_one_name_are_told_apart(colour_model, tmp_path):
     [
         (["--port", "99999"], "1 to 65535"),
         (["--examples", "nowhere"], "no such folder"),
-        (["--space", "."], "not written over"),
+        (["--space", "."], "already exists"),
         (["--space", "new", "--port", "8000"], "leave out"),
         (["--spce", "x"], "did you mean '--space'"),
     ],

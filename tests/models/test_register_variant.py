@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import resnet_hub
-from resnet_hub.cli import conformance
+from resnet_hub.cli.check import CHECKS, check
 from resnet_hub.errors import ConfigError, ModelError
 from resnet_hub.models import my_resnet
 from resnet_hub.models.my_resnet import VARIANTS, register_variant, timm_twin
@@ -41,13 +41,13 @@ def test_a_few_lines_give_an_entry_point_features_and_a_place_in_the_list():
 
 def test_a_variant_passes_the_conformance_check_in_all_parts():
     register_variant("my_narrow", NARROW)
-    verdicts = conformance.check("my_narrow")
-    assert [verdict.name for verdict in verdicts] == list(conformance.CHECKS)
+    verdicts = check("my_narrow")
+    assert [verdict.name for verdict in verdicts] == list(CHECKS)
     assert [verdict.detail for verdict in verdicts if not verdict.passed] == []
 
 
 def test_the_check_says_what_a_broken_model_breaks():
-    verdicts = {verdict.name: verdict for verdict in conformance.check("test_vit")}
+    verdicts = {verdict.name: verdict for verdict in check("test_vit")}
     assert not verdicts["contract"].passed
     assert "not a MyResNet" in verdicts["contract"].detail
 

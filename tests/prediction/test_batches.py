@@ -131,7 +131,7 @@ def test_the_three_kinds_of_file_hold_the_same_and_are_not_written_over(
         (["{photos}", "--split", "test"], "--split goes with --dataset_name"),
         (["{photos}", "--top_k", "0"], "1 or more"),
         (["{photos}", "--temperature", "warm"], "a number above 0, or auto"),
-        (["{photos}", "--gradcam", "{photos}"], "Name a new folder"),
+        (["{photos}", "--gradcam", "{photos}"], "already exists"),
         (["https://example.org/cat.jpg"], "--allow_urls"),
         (["file:///etc/passwd", "--allow_urls"], "only http and https"),
         (["--dataset_name", "digits", "--split", "tset"], "has no split 'tset'"),
