@@ -4,8 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-_PACKAGES_OF_EXTRAS = {
-    "finetune": ("accelerate", "datasets", "matplotlib", "psutil", "pyarrow", "scipy", "sklearn", "tyro"),
+PACKAGES_OF_EXTRAS = {
+    "finetune": (
+        *("accelerate", "datasets", "filelock", "fsspec", "matplotlib"),
+        *("psutil", "pyarrow", "scipy", "sklearn", "tyro"),
+    ),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "predict": ("pytorch_grad_cam",),
     "demo": ("gradio",),
@@ -59,7 +62,7 @@ def naming_the_extra() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        for extra, packages in _PACKAGES_OF_EXTRAS.items():
+        for extra, packages in PACKAGES_OF_EXTRAS.items():
             if package in packages:
                 raise UserError(
                     f"This needs the package {package}, which is not installed. "

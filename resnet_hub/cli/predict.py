@@ -16,6 +16,7 @@ from resnet_hub.errors import ConfigError, DataError
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.prediction.batches import ImagePrediction, Readable, predict_images
 from resnet_hub.prediction.classify import class_names_of
+from resnet_hub.prediction.gradcam import gradcam_overlays
 from resnet_hub.prediction.inputs import find_images
 from resnet_hub.prediction.open_model import open_model
 from resnet_hub.prediction.tables import as_record, check_output, open_table
@@ -77,8 +78,6 @@ def _overlay_writer(folder: Path | None, model: nn.Module) -> Callable[[list[str
     """What saves a Grad-CAM picture for each image, under the image's name and its number."""
     if folder is None:
         return None
-    from resnet_hub.prediction.gradcam import gradcam_overlays  # noqa: PLC0415  only in the extra `predict`
-
     preprocessing = Preprocessing.of_model(model)
     folder.mkdir(parents=True, exist_ok=True)
     saved = 0

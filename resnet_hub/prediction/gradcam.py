@@ -6,11 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.image import show_cam_on_image
 from torch import Tensor, nn
 
-from resnet_hub.errors import ModelError
+from resnet_hub.errors import ModelError, naming_the_extra
 from resnet_hub.images.preprocessing import Preprocessing
 
 
@@ -22,12 +20,20 @@ def gradcam_overlays(model: nn.Module, images: Tensor, preprocessing: Preprocess
         images: uint8 (batch, channels, height, width), as `preprocessing` gives them.
         preprocessing: That of the model.
     """
+    with naming_the_extra():
+        from pytorch_grad_cam import GradCAM  # noqa: PLC0415
+        from pytorch_grad_cam.utils.image import show_cam_on_image  # noqa: PLC0415
+
     parameter = next(model.parameters())
     with torch.enable_grad(), GradCAM(model=model, target_layers=[last_stage(model)]) as cam:
         inputs = preprocessing.normalize(images.to(parameter.device), dtype=parameter.dtype)
         maps: NDArray[np.float32] = cam(inputs.requires_grad_(), None)  # None: the most probable class
     model.zero_grad(set_to_none=True)
-    return [_overlay(pixels, heat) for pixels, heat in zip(images.cpu(), maps, strict=True)]
+    colors = images.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).float().numpy() / 255
+    overlays = (
+        show_cam_on_image(image, heat, use_rgb=True) for image, heat in zip(colors, maps, strict=True)
+    )
+    return [Image.fromarray(overlay) for overlay in overlays]
 
 
 def last_stage(model: nn.Module) -> nn.Module:
@@ -37,8 +43,3 @@ def last_stage(model: nn.Module) -> nn.Module:
         raise ModelError(f"{type(model).__name__} does not say which layers give its feature maps.")
     stage = model.get_submodule(info[-1]["module"])
     return stage[-1] if isinstance(stage, nn.Sequential) else stage
-
-
-def _overlay(pixels: Tensor, heat: NDArray[np.float32]) -> Image.Image:
-    colours = pixels.expand(3, -1, -1).permute(1, 2, 0).float().numpy() / 255
-    return Image.fromarray(show_cam_on_image(colours, heat, use_rgb=True))
