@@ -66,7 +66,7 @@ def count_gpus() -> int:
 
 
 def without_option(words: Sequence[str], name: str) -> list[str]:
-    """The words without an option that takes one value, whichever way it is spelt."""
+    """The words without an option that takes one value, whichever way it is spelled."""
     kept, skip = [], False
     for word in words:
         flag = word.partition("=")[0].replace("-", "_")

@@ -13,9 +13,9 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class ExportedNetwork(nn.Module):
-    """A copy of a network that takes normalised float32 images, or uint8 images, and gives float32.
+    """A copy of a network that takes normalized float32 images, or uint8 images, and gives float32.
 
-    Without preprocessing: (batch, channels, height, width) normalised float32 -> logits.
+    Without preprocessing: (batch, channels, height, width) normalized float32 -> logits.
     With it: (batch, height, width, channels) uint8, resized and cropped -> probabilities and logits.
     """
 
@@ -27,7 +27,7 @@ class ExportedNetwork(nn.Module):
         self.preprocessing = Preprocessing.of_model(model)
         self.with_preprocessing = with_preprocessing
         self.multi_label = bool(getattr(model, "multi_label", False))
-        # int8 is made of the float32 file, by quantising it.
+        # int8 is made of the float32 file, by quantizing it.
         self.dtype = _DTYPES.get(precision, torch.float32)
         self.network = copy.deepcopy(model).cpu().eval().to(self.dtype).requires_grad_(False)
         self.register_buffer("scale", torch.tensor([1 / (255 * std) for std in self.preprocessing.std]))
@@ -48,7 +48,7 @@ class ExportedNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Logits, or probabilities and logits, (batch, num_classes) each."""
         if self.with_preprocessing:
-            # The arithmetic of normalisation is float32 in every precision.
+            # The arithmetic of normalization is float32 in every precision.
             images = (images.float() * self.scale - self.offset).permute(0, 3, 1, 2)
         logits = self.network(images.to(self.dtype)).float()
         if not self.with_preprocessing:

@@ -7,7 +7,7 @@ Container = Literal["onnx", "pt2"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Kind:
     """One kind of file."""
 
@@ -33,22 +33,15 @@ class Kind:
 # The limits leave at least twice the room that the family's networks needed (recipes/LOG.md has the figures):
 # what is beyond them is a fault and not rounding. bf16 exists as torch.export only: onnxruntime has no bf16
 # convolution for CPUs, so the file could not be compared; int8 as ONNX only, fast there without a compiler.
+_EXACT, _FP16, _BF16, _INT8 = (1e-4, 1.0), (0.02, 0.98), (0.08, 0.95), (0.15, 0.95)
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind(name="onnx", container="onnx", precision="fp32", largest_deviation=1e-4, least_agreement=1.0),
-        Kind(
-            name="onnx_fp16", container="onnx", precision="fp16", largest_deviation=0.02, least_agreement=0.98
-        ),
-        Kind(
-            name="onnx_int8", container="onnx", precision="int8", largest_deviation=0.15, least_agreement=0.95
-        ),
-        Kind(name="pt2", container="pt2", precision="fp32", largest_deviation=1e-4, least_agreement=1.0),
-        Kind(
-            name="pt2_fp16", container="pt2", precision="fp16", largest_deviation=0.02, least_agreement=0.98
-        ),
-        Kind(
-            name="pt2_bf16", container="pt2", precision="bf16", largest_deviation=0.08, least_agreement=0.95
-        ),
+        Kind("onnx", "onnx", "fp32", *_EXACT),
+        Kind("onnx_fp16", "onnx", "fp16", *_FP16),
+        Kind("onnx_int8", "onnx", "int8", *_INT8),
+        Kind("pt2", "pt2", "fp32", *_EXACT),
+        Kind("pt2_fp16", "pt2", "fp16", *_FP16),
+        Kind("pt2_bf16", "pt2", "bf16", *_BF16),
     )
 }

@@ -1,4 +1,4 @@
-"""ONNX files: written by torch's exporter, quantised and run by onnxruntime."""
+"""ONNX files: written by torch's exporter, quantized and run by onnxruntime."""
 
 import json
 import logging
@@ -50,8 +50,8 @@ def write_onnx(network: ExportedNetwork, example: Tensor, path: Path, *, facts: 
 def quantize_onnx(source: Path, path: Path, *, calibration: Tensor, facts: Mapping[str, Any]) -> None:
     """Write `source` with 8-bit weights and features, their ranges taken from the `calibration` inputs.
 
-    Weights have a scale for each output channel. Only what the processor multiplies in 8 bits is quantised,
-    so normalisation and probabilities stay in float32.
+    Weights have a scale for each output channel. Only what the processor multiplies in 8 bits is quantized,
+    so normalization and probabilities stay in float32.
     """
     import onnx  # noqa: PLC0415
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static  # noqa: PLC0415

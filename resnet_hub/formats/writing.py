@@ -70,7 +70,7 @@ class ExportReport:
     inputs: str
     outputs: list[str]
     preprocessing: dict[str, Any]
-    """What an image goes through before the input (or in it, for scaling and normalisation)."""
+    """What an image goes through before the input (or in it, for scaling and normalization)."""
     num_images: int
     images_from: str
     num_calibration_images: int
@@ -104,7 +104,7 @@ def write_formats(model: nn.Module, folder: Path, request: ExportRequest) -> Exp
     report = None
     with suppress(_NothingLeft), atomic_folder(folder) as scratch:
         files = [_export(model, kind, scratch, request, wanted) for kind in request.kinds]
-        report = _report(model, request, _with_speeds(model, files, scratch, request))
+        report = _report(model, files, scratch, request)
         if len(report.refused) == len(report.files):
             raise _NothingLeft
         text = json.dumps(asdict(report), indent=2, ensure_ascii=False)
@@ -137,13 +137,14 @@ def _export(
     network = ExportedNetwork(
         model, precision=kind.precision, with_preprocessing=request.with_preprocessing
     ).eval()
+    asked_deviation, asked_agreement = request.largest_deviation, request.least_agreement
     record = ExportedFile(
         kind=kind.name,
         file=path.name,
         megabytes=None,
         deviation=None,
-        largest_deviation=_or(request.largest_deviation, kind.largest_deviation),
-        least_agreement=_or(request.least_agreement, kind.least_agreement),
+        largest_deviation=kind.largest_deviation if asked_deviation is None else asked_deviation,
+        least_agreement=kind.least_agreement if asked_agreement is None else asked_agreement,
     )
     try:
         _write(network, kind, path, request)
@@ -207,41 +208,17 @@ def _refusal(record: ExportedFile, deviation: Deviation) -> str | None:
     return None
 
 
-def _with_speeds(
-    model: nn.Module, files: list[ExportedFile], folder: Path, request: ExportRequest
-) -> tuple[float, list[ExportedFile]]:
-    """Images per second of the model itself, and the records with theirs."""
-    network = ExportedNetwork(model, precision="fp32", with_preprocessing=request.with_preprocessing).eval()
-    repeated = -(-request.batch_size // len(request.pixels))
-    batch = network.prepare(request.pixels.repeat(repeated, 1, 1, 1)[: request.batch_size])
-    forms: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {"eager": (network, batch)}
-    forms |= {file.kind: (_open(folder / file.file), batch) for file in files if not file.refused}
-    speeds = images_per_second(forms)
-    return speeds["eager"], [
-        file
-        if file.refused
-        else replace(
-            file,
-            images_per_second=round(speeds[file.kind], 2),
-            ratio_to_eager=round(speeds[file.kind] / speeds["eager"], 3),
-        )
-        for file in files
-    ]
-
-
 def _report(
-    model: nn.Module, request: ExportRequest, measured: tuple[float, list[ExportedFile]]
+    model: nn.Module, files: list[ExportedFile], folder: Path, request: ExportRequest
 ) -> ExportReport:
-    eager, files = measured
-    network = ExportedNetwork(model, precision="fp32", with_preprocessing=request.with_preprocessing)
+    network = ExportedNetwork(model, precision="fp32", with_preprocessing=request.with_preprocessing).eval()
+    eager, files = _with_speeds(network, files, folder, request)
     channels, height, width = request.pixels.shape[1:]
     inputs = (
         f"images: uint8 (batch, {height}, {width}, {channels})"
         if request.with_preprocessing
-        else f"images: normalised float32 (batch, {channels}, {height}, {width})"
+        else f"images: normalized float32 (batch, {channels}, {height}, {width})"
     )
-    packages = ("resnet_hub", "torch", "timm", "onnx", "onnxruntime")
-    installed = {package: _version(package) for package in packages}
     return ExportReport(
         facts=dict(request.facts),
         with_preprocessing=request.with_preprocessing,
@@ -255,16 +232,31 @@ def _report(
         threads=torch.get_num_threads(),
         eager_images_per_second=round(eager, 2),
         files=tuple(files),
-        versions={package: version for package, version in installed.items() if version},
+        versions=_versions(),
     )
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def _with_speeds(
+    network: ExportedNetwork, files: list[ExportedFile], folder: Path, request: ExportRequest
+) -> tuple[float, list[ExportedFile]]:
+    """Images per second of the network itself, and the records with theirs."""
+    numbers = torch.arange(request.batch_size) % len(request.pixels)
+    batch = network.prepare(request.pixels[numbers])
+    kept = [file for file in files if not file.refused]
+    forms: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {"eager": (network, batch)}
+    forms |= {file.kind: (_open(folder / file.file), batch) for file in kept}
+    speeds = images_per_second(forms)
+    eager = speeds.pop("eager")
+    measured = {
+        kind: {"images_per_second": round(speed, 2), "ratio_to_eager": round(speed / eager, 3)}
+        for kind, speed in speeds.items()
+    }
+    return eager, [replace(file, **measured.get(file.kind, {})) for file in files]
 
 
-def _or(given: float | None, default: float) -> float:
-    return default if given is None else given
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("resnet_hub", "torch", "timm", "onnx", "onnxruntime"):
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found

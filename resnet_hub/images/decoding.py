@@ -1,4 +1,4 @@
-"""Image files of any kind to plain RGB or grey pixels: safe to open, upright, and the same everywhere.
+"""Image files of any kind to plain RGB or gray pixels: safe to open, upright, and the same everywhere.
 
 Training, evaluation, prediction and the export all open images here, so a picture looks the same to all of
 them. Nothing is decoded before its header has been read and found harmless.
@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from resnet_hub.errors import UserError
 
@@ -39,40 +39,19 @@ BACKGROUND = (255, 255, 255)
 # Formats whose decoders are meant for foreign files. Pillow can open some thirty more, among them EPS, which
 # starts Ghostscript.
 _FORMATS = (
-    "JPEG",
-    "MPO",
-    "PNG",
-    "GIF",
-    "WEBP",
-    "AVIF",
-    "HEIF",
-    "BMP",
-    "DIB",
-    "TIFF",
-    "PPM",
-    "JPEG2000",
-    "ICO",
-)
+    "JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "ICO",
+)  # fmt: skip
 
 _JPEGS = ("JPEG", "MPO")  # an MPO begins with a whole JPEG, its first frame
 
 # Markers of a JPEG (ITU-T T.81, table B.1) up to its size: frames that simplejpeg decodes, and what may stand
-# before them in a file about which there is nothing to ask Pillow (tables, JFIF, comments, Adobe's colours).
+# before them in a file about which there is nothing to ask Pillow (tables, JFIF, comments, Adobe's colors).
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
 _JPEG_PLAIN_SEGMENTS = (0xC4, 0xDB, 0xDD, 0xE0, 0xEE, 0xFE)
 
-# What brings an image with this EXIF orientation upright (Exif 2.32, section 4.6.4, tag 0x0112).
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where Pillow looks for it
-_FIRST_SIDEWAYS = 5  # from here on width and height change places
+# EXIF orientations (Exif 2.32, section 4.6.4, tag 0x0112): 1 is upright; from 5 on, the sides are swapped.
+_ORIENTATIONS = range(1, 9)
+_FIRST_SIDEWAYS = 5
 
 
 class BadImageError(UserError):
@@ -172,8 +151,8 @@ class EncodedImage:
                 sideways = self.orientation >= _FIRST_SIDEWAYS
                 self.file.draft(None, (height, width) if sideways else (width, height))
             self.file.load()
-            image = _as_mode(self.file, mode)
-            return _turned(image, self.orientation) if self.orientation in _UPRIGHT else image
+            upright = self.file if self.orientation == 1 else ImageOps.exif_transpose(self.file)
+            return _as_mode(upright, mode)
         except BadImageError:
             raise
         except Exception as error:  # decoders of foreign bytes raise all sorts
@@ -230,14 +209,14 @@ def color_mode(num_channels: int) -> ColorMode:
     modes: dict[int, ColorMode] = {1: "L", 3: "RGB"}
     if num_channels not in modes:
         raise UserError(
-            f"The model takes {num_channels} input channels; images are read with 3 (colour) or 1 (grey). "
+            f"The model takes {num_channels} input channels; images are read with 3 (color) or 1 (gray). "
             "Create the model with in_chans=3 or in_chans=1."
         )
     return modes[num_channels]
 
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of an upright colour JPEG of 8 bits; None for all else, which is Pillow's business.
+    """Width and height of an upright color JPEG of 8 bits; None for all else, which is Pillow's business.
 
     Opening such a file with Pillow takes a sixth of the time of decoding it at 500x375.
     """
@@ -290,7 +269,7 @@ def _of_array(pixels: Pixels) -> Image.Image:
     if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
         raise BadImageError(
             f"is an array of {pixels.dtype} {pixels.shape}; it has to be uint8 (height, width, 3), or "
-            "(height, width) for grey"
+            "(height, width) for gray"
         )
     return Image.fromarray(np.ascontiguousarray(pixels))
 
@@ -304,19 +283,11 @@ def _orientation(file: Image.Image) -> int:
         orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # a broken EXIF block is no reason to refuse an image; it is then taken as upright
         return 1
-    return orientation if orientation in _UPRIGHT else 1
-
-
-def _turned(image: Image.Image, orientation: int) -> Image.Image:
-    """The upright image, without the EXIF that would turn it again where it is opened once more."""
-    upright = image.transpose(_UPRIGHT[orientation])
-    for name in _ORIENTED:
-        upright.info.pop(name, None)
-    return upright
+    return orientation if orientation in _ORIENTATIONS else 1
 
 
 def _turn_upright(pixels: Pixels, orientation: int) -> Pixels:
-    """A view of `pixels` turned as `_UPRIGHT` turns images."""
+    """A view of pixels (height, width, ...) that undoes an EXIF orientation."""
     if orientation >= _FIRST_SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

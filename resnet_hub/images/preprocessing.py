@@ -1,6 +1,6 @@
 """What happens to an image between its file and the network, in evaluation, prediction and the export.
 
-The numbers are timm's: resize, centre crop and normalisation come from the model's pretrained config, and the
+The numbers are timm's: resize, center crop and normalization come from the model's pretrained config, and the
 transform is timm's own. Only the last step waits: images stay uint8 until they are on the device.
 """
 
@@ -22,7 +22,7 @@ from resnet_hub.images.decoding import ColorMode, Pixels, color_mode
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How images are resized, cropped and normalised for one model.
+    """How images are resized, cropped and normalized for one model.
 
     Calling it with a PIL image in the right `mode` gives uint8 (channels, height, width); `normalize` takes
     batches of these on their device.
@@ -31,7 +31,7 @@ class Preprocessing:
     image_size: tuple[int, int]
     """Height and width in pixels."""
     crop_fraction: float
-    """Share of the resized short side that the centre crop keeps."""
+    """Share of the resized short side that the center crop keeps."""
     crop_mode: str
     """timm's: center, squash or border."""
     interpolation: str
@@ -40,7 +40,7 @@ class Preprocessing:
 
     @property
     def num_channels(self) -> int:
-        """1 for grey and 3 for colour."""
+        """1 for gray and 3 for color."""
         return len(self.mean)
 
     @property
@@ -79,11 +79,11 @@ class Preprocessing:
         return replace(self, image_size=(image_size, image_size))
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Resized and centre-cropped pixels, uint8 (channels, height, width)."""
+        """Resized and center-cropped pixels, uint8 (channels, height, width)."""
         return pil_to_tensor(self.crop(image))
 
     def crop(self, image: Image.Image) -> Image.Image:
-        """The resized and centre-cropped image."""
+        """The resized and center-cropped image."""
         for transform in self._transforms:
             image = transform(image)
         return image
@@ -120,7 +120,7 @@ class Preprocessing:
 def resize_pixels(pixels: Pixels, *, height: int, width: int, interpolation: str) -> Tensor:
     """Pixels (height, width, channels) resized with antialiasing, uint8 (channels, height, width).
 
-    torch's resizing is twice as fast as Pillow's and differs from it by one grey level at most.
+    torch's resizing is twice as fast as Pillow's and differs from it by one gray level at most.
     """
     turned = min(pixels.strides) < 0  # which torch does not know
     # As a batch before its channels change places: only so torch sees that they lie last and leaves them so.
@@ -130,7 +130,7 @@ def resize_pixels(pixels: Pixels, *, height: int, width: int, interpolation: str
 
 
 def _input_channels(model: nn.Module) -> int:
-    """1 or 3, read from the first convolution: the pretrained config of a grey model still says 3."""
+    """1 or 3, read from the first convolution: the pretrained config of a gray model still says 3."""
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     color_mode(first.in_channels)  # refuses other numbers
     return first.in_channels
@@ -155,5 +155,5 @@ def _kept_constants(
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """One value per channel; a grey image gets the average of the colours' values."""
+    """One value per channel; a gray image gets the average of the colors' values."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels

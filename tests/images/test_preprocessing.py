@@ -48,7 +48,7 @@ def test_an_image_size_replaces_that_of_the_model():
     assert Preprocessing.of_model(model).at_size(48).image_size == (48, 48)
 
 
-def test_grey_models_get_one_mean():
+def test_gray_models_get_one_mean():
     preprocessing = Preprocessing.of_model(timm.create_model("my_resnet18", in_chans=1))
     assert preprocessing.num_channels == 1
     assert preprocessing.mode == "L"
@@ -60,15 +60,15 @@ def test_models_with_five_channels_are_refused():
         Preprocessing.of_model(timm.create_model("my_resnet18", in_chans=5))
 
 
-def test_normalising_keeps_the_memory_format_and_gives_the_asked_type():
+def test_normalizing_keeps_the_memory_format_and_gives_the_asked_type():
     preprocessing = Preprocessing.of_model(timm.create_model("my_resnet18"))
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
-    normalised = preprocessing.normalize(images, dtype=torch.bfloat16)
-    assert normalised.dtype == torch.bfloat16
-    assert normalised.is_contiguous(memory_format=torch.channels_last)
+    normalized = preprocessing.normalize(images, dtype=torch.bfloat16)
+    assert normalized.dtype == torch.bfloat16
+    assert normalized.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_normalising_gives_the_same_bits_in_both_memory_formats():
+def test_normalizing_gives_the_same_bits_in_both_memory_formats():
     preprocessing = Preprocessing.of_model(timm.create_model("my_resnet18"))
     images = torch.randint(256, (3, 3, 9, 7), dtype=torch.uint8)
     last = preprocessing.normalize(images.contiguous(memory_format=torch.channels_last))
