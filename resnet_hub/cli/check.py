@@ -32,7 +32,7 @@ _SIZE = 64  # pixels: enough for a reduction of 32, small enough for a check of 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What one check found; `detail` says what was compared, or what went wrong."""
+    """Result of one check; `detail` tells what was compared, or what went wrong."""
 
     name: str
     passed: bool

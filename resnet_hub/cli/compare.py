@@ -1,11 +1,10 @@
 """`resnet-hub compare`: finished runs side by side, on the terminal and as a page."""
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import Any
 
-from resnet_hub.cli.tables import print_rows
+from resnet_hub.cli.tables import print_json, print_rows
 from resnet_hub.files import write_atomically
 from resnet_hub.finetuning.report.compare import (
     ComparedRun,
@@ -21,7 +20,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     """Print the runs, the options that differ and the tests; write the page if one is asked for."""
     comparison = compare_runs(arguments.runs)
     if arguments.json:
-        print(json.dumps(_record(comparison), indent=2, ensure_ascii=False))
+        print_json(_record(comparison))
     else:
         _print(comparison)
     if arguments.output is not None:
@@ -39,7 +38,7 @@ def _page(comparison: Comparison) -> str:
 
 
 def _print(comparison: Comparison) -> None:
-    print_rows([_row(run) for run in comparison.runs], as_json=False, title=comparison.split or "runs")
+    print_rows([_row(run) for run in comparison.runs], title=comparison.split or "runs")
     names = [run.name for run in comparison.runs]
     if comparison.options:
         print()
@@ -47,7 +46,7 @@ def _print(comparison: Comparison) -> None:
             {"option": option} | dict(zip(names, values, strict=True))
             for option, values in comparison.options.items()
         ]
-        print_rows(rows, as_json=False, title="options that differ", verbatim=True)
+        print_rows(rows, title="options that differ", verbatim=True)
     for test in comparison.tests:
         print(f"\n{describe_test(test, comparison.split or '')}")
 

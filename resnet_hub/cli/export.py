@@ -1,7 +1,6 @@
 """`resnet-hub export`: a model as ONNX and torch.export files, each compared with the model."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnet_hub.cli.tables import print_rows
+from resnet_hub.cli.tables import print_json, print_rows
 from resnet_hub.errors import DataError, ModelError, UserError, naming_the_extra
 from resnet_hub.finetuning.machine.cpu import available_cores
 from resnet_hub.formats.writing import ExportedFile, ExportReport, ExportRequest, write_formats
@@ -148,9 +147,9 @@ def _show(report: ExportReport, pictures: _Pictures, arguments: argparse.Namespa
     for problem in pictures.unreadable:
         print(f"left out: {problem}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps(asdict(report), indent=2, ensure_ascii=False))
+        print_json(asdict(report))
     else:
-        print_rows([_row(file) for file in report.files], as_json=False, title="exported")
+        print_rows([_row(file) for file in report.files], title="exported")
         print(f"Compared on {report.num_images} images ({report.images_from}).")
         speed = f"{report.eager_images_per_second:.1f} images/s"
         print(f"The model itself: {speed}, batches of {report.batch_size}, {report.threads} threads.")

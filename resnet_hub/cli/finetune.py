@@ -11,9 +11,9 @@ from resnet_hub.finetuning.config.flags import Command, parse_command_line
 from resnet_hub.finetuning.config.yaml_file import dump_config
 from resnet_hub.finetuning.machine.launcher import run_processes
 
-_DESCRIPTION = """Fine-tune a ResNet on an image data set: recipes/finetune.py, started for the devices of
-this machine. SIGTERM and Ctrl-C save a checkpoint. Exit codes: 0 done; 2 bad input, nothing written over; 75
-stopped by a signal, and the same command resumes; 1 anything else. Many machines: see recipes/README.md."""
+_DESCRIPTION = """Fine-tune a ResNet on an image data set, with one process per GPU of this machine. SIGTERM
+and Ctrl-C save a checkpoint. Exit codes: 0 done; 2 bad input, nothing overwritten; 75 stopped by a signal,
+run the same command again to resume; 1 anything else. Several machines: see recipes/README.md."""
 _PROG = "resnet-hub finetune"
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' WSL
 
@@ -23,7 +23,7 @@ class LaunchCommand(Command):
     """What was typed, and how many processes to start."""
 
     num_processes: int | None = None
-    """Processes that share the work; one per GPU, or one on a CPU, if not given."""
+    """Processes that share the work. Default: one per GPU, or one on a CPU."""
 
 
 def run_finetune(words: Sequence[str]) -> int:
@@ -57,7 +57,7 @@ def run_finetune(words: Sequence[str]) -> int:
 
 
 def count_gpus() -> int:
-    """Number of GPUs, each of which gets a process; torch is asked where there is a driver."""
+    """Number of GPUs; torch is imported, and asked, only where there is a driver."""
     if sys.platform == "linux" and not any(Path(driver).exists() for driver in _DRIVERS):
         return 0
     import torch  # noqa: PLC0415  seconds that a machine without GPUs is spared

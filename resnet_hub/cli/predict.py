@@ -1,7 +1,6 @@
 """`resnet-hub predict`: images to labels, on the terminal or into a table."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -11,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from resnet_hub.cli.flags import dataset_options
-from resnet_hub.cli.tables import print_rows
+from resnet_hub.cli.tables import print_json, print_rows
 from resnet_hub.errors import ConfigError, DataError
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.prediction.batches import ImagePrediction, Readable, predict_images
@@ -107,10 +106,10 @@ def _print(
             "images": [as_record(row) for row in rows],
             "unreadable": [{"image": row.name, "problem": row.problem} for row in unreadable],
         }
-        print(json.dumps(record, indent=2, ensure_ascii=False))
+        print_json(record)
         return
     if rows:
-        print_rows([_terminal_row(row) for row in rows], as_json=False)
+        print_rows([_terminal_row(row) for row in rows])
     for row in unreadable:
         print(f"unreadable: {row.name} {row.problem}", file=sys.stderr)
 

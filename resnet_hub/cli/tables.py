@@ -11,13 +11,20 @@ from rich.table import Table
 Row = dict[str, Any]
 
 
-def print_rows(rows: Sequence[Row], *, as_json: bool, title: str = "", verbatim: bool = False) -> None:
+def print_json(value: Any) -> None:
+    """Print records as JSON for programs."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_rows(
+    rows: Sequence[Row], *, as_json: bool = False, title: str = "", verbatim: bool = False
+) -> None:
     """Print records with equal keys, one a line; the keys are the head, and missing values a dash.
 
     The head is in words, `image size` for `image_size`; with `verbatim` it is the keys as they are.
     """
     if as_json:
-        print(json.dumps(list(rows), indent=2, ensure_ascii=False))
+        print_json(list(rows))
     elif not rows:
         print(f"{title}: none" if title else "none")
     else:
@@ -31,7 +38,7 @@ def print_rows(rows: Sequence[Row], *, as_json: bool, title: str = "", verbatim:
 def print_record(record: Row, *, as_json: bool) -> None:
     """Print one record, a key and its value a line."""
     if as_json:
-        print(json.dumps(record, indent=2, ensure_ascii=False))
+        print_json(record)
         return
     width = max(map(len, record))
     for key, value in record.items():

@@ -1,13 +1,12 @@
 """`resnet-hub validate`: the score of a trained model on a split."""
 
 import argparse
-import json
 import os
 from dataclasses import asdict
 from typing import Any
 
 from resnet_hub.cli.flags import dataset_options
-from resnet_hub.cli.tables import print_rows
+from resnet_hub.cli.tables import print_json, print_rows
 from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.scoring import (
     ValidationRequest,
@@ -26,10 +25,10 @@ def run_validate(arguments: argparse.Namespace) -> int:
     if arguments.output_dir is not None:
         save_result(arguments.output_dir, result, predictions)
     if arguments.json:
-        print(json.dumps(asdict(result), indent=2, ensure_ascii=False))
+        print_json(asdict(result))
         return 0
     print(_title(result))
-    print_rows([_row(name, score) for name, score in result.scores.items()], as_json=False)
+    print_rows([_row(name, score) for name, score in result.scores.items()])
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The page: an image goes in; its most probable classes and where the model looked come out."""
+"""The page: upload an image, see its most probable classes and where the model looked."""
 
 import os
 from collections import Counter
@@ -22,8 +22,8 @@ with naming_the_extra():
 TOP_K = 5
 _SHOWN_SIDE = 256  # pixels; smaller Grad-CAM pictures are enlarged
 
-# Nothing is fetched from the network or reported to it: fonts of the visitor's system, no link to share, no
-# history, no rendering by a second server.
+# The page fetches nothing and reports nothing: fonts of the visitor's system, no public link, no history, no
+# second server that renders.
 LAUNCH_OPTIONS: dict[str, Any] = {
     "share": False,
     "ssr_mode": False,
@@ -63,16 +63,16 @@ def build_page(model: nn.Module, *, title: str, examples: Sequence[Path] = ()) -
 
 
 def _image_input() -> gr.Image:
-    """Where a visitor puts an image; the page gets the very file, as `classify` would."""
-    # With a mode, and RGB is the default, gradio writes a file of another mode anew: black where it was
-    # transparent, white where it had 16 bits.
+    """The upload field; the page gets the uploaded file unchanged, as `classify` would."""
+    # With a mode (default: RGB) gradio rewrites files of other modes: transparent pixels become black, and
+    # images of 16 bits white.
     return gr.Image(
         type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Image", height=320
     )
 
 
 def answering(model: nn.Module) -> Answer:
-    """What the page asks: the path of an image -> its most probable classes, and the Grad-CAM picture."""
+    """The page's function: path of an image -> its most probable classes, and the Grad-CAM picture."""
     preprocessing = Preprocessing.of_model(model.eval())
     names = _distinct(class_names_of(model))
 
@@ -104,6 +104,6 @@ def _overlay(model: nn.Module, image: Image.Image, preprocessing: Preprocessing)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, with their number where two classes are called the same, as ImageNet's cranes are."""
+    """The names, with their number where two classes share one, as ImageNet's two cranes do."""
     counts = Counter(names)
     return [f"{name} ({number})" if counts[name] > 1 else name for number, name in enumerate(names)]

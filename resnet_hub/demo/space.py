@@ -1,4 +1,4 @@
-"""A folder that is a complete Space of the Hub: the page, the model, what it needs, and nothing to fetch."""
+"""Write a complete Hub Space: the page, the model, the package and its requirements."""
 
 import shutil
 import tempfile
@@ -64,9 +64,8 @@ def _refuse_own_variant(model: nn.Module, architecture: str) -> None:
     # A variant of somebody's own that computes what a network of timm does is exported under timm's name.
     if architecture and origin_of(architecture) == "user" and timm_twin(model) is None:
         raise ModelError(
-            f"{architecture} is a variant of your own, which the Space could not build: only networks that "
-            "come with resnet_hub or timm can be shown in a Space. Leave out --space to show it on this "
-            "machine."
+            f"{architecture} is a variant of your own, and a Space can build only networks of resnet_hub and "
+            "timm. Leave out --space to show it on this machine."
         )
 
 

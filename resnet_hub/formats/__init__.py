@@ -1,1 +1,1 @@
-"""A model as a file for other programs: ONNX and torch.export, each compared with the model it came from."""
+"""Export a model to ONNX and torch.export, and compare each file with the model."""

@@ -1,4 +1,4 @@
-"""How far an exported file is from its model, and how fast it is beside it."""
+"""Compare an exported file with its model: outputs and speed."""
 
 import statistics
 import time
@@ -21,7 +21,7 @@ _SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Deviation:
-    """The answers of an exported file beside those of the model on the same images."""
+    """Differences between an exported file and the model on the same images."""
 
     logit: float
     """Largest difference of a logit."""
@@ -30,7 +30,7 @@ class Deviation:
     probability: float
     """Largest difference of a probability."""
     agreement: float
-    """Share of the images that both find the same class most probable for."""
+    """Share of the images with the same most probable class."""
 
     @property
     def share(self) -> float:
@@ -40,13 +40,13 @@ class Deviation:
 
 @torch.inference_mode()
 def model_logits(model: nn.Module, pixels: Tensor, batch_size: int) -> Tensor:
-    """What the model itself answers to uint8 images, float32 (images, classes)."""
+    """Logits of the model itself for uint8 images, float32 (images, classes)."""
     preprocessing = Preprocessing.of_model(model)
     return torch.cat([model(preprocessing.normalize(batch)).float() for batch in pixels.split(batch_size)])
 
 
 def compare(found: Tensor, wanted: Tensor, *, multi_label: bool) -> Deviation:
-    """The deviation of the logits `found` from the model's own; not a number counts as infinitely far."""
+    """Deviation of the logits `found` from the model's own, `wanted`; NaN counts as infinitely far."""
     found = found.float()
     shares = [probabilities(logits, multi_label=multi_label) for logits in (found, wanted)]
     is_finite = bool(found.isfinite().all())
@@ -60,9 +60,9 @@ def compare(found: Tensor, wanted: Tensor, *, multi_label: bool) -> Deviation:
 
 @torch.inference_mode()
 def images_per_second(forms: Mapping[str, tuple[Runner, Tensor]]) -> dict[str, float]:
-    """Speed of each form on its inputs: the median over rounds that run every form once, in turns.
+    """Images per second of each form: the median over rounds that run every form once, in turns.
 
-    Each round begins with another form, so that what else the machine does meets all of them alike.
+    Each round begins with another form, so that other load on the machine slows all forms alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     order = list(forms)

@@ -1,4 +1,4 @@
-"""The network in the form that is exported: with its preprocessing or without, in a precision of its own."""
+"""The network as it is exported: with or without its preprocessing, in any precision."""
 
 import copy
 
@@ -36,11 +36,11 @@ class ExportedNetwork(nn.Module):
 
     @property
     def output_names(self) -> list[str]:
-        """What the outputs are called, in their order."""
+        """Names of the outputs, in order."""
         return ["probabilities", "logits"] if self.with_preprocessing else ["logits"]
 
     def prepare(self, pixels: Tensor) -> Tensor:
-        """What goes into the file for resized and cropped uint8 images (batch, channels, height, width)."""
+        """Inputs of the file, from resized and cropped uint8 images (batch, channels, height, width)."""
         if self.with_preprocessing:
             return pixels.permute(0, 2, 3, 1).contiguous()
         return self.preprocessing.normalize(pixels).contiguous()

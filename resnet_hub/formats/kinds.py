@@ -30,9 +30,9 @@ class Kind:
         return f"model{precision}.{self.container}"
 
 
-# The limits leave at least twice the room that the family's networks needed (recipes/LOG.md has the figures):
-# what is beyond them is a fault and not rounding. bf16 exists as torch.export only: onnxruntime has no bf16
-# convolution for CPUs, so the file could not be compared; int8 as ONNX only, fast there without a compiler.
+# Limits (deviation, agreement): at least twice what the family's networks needed (recipes/LOG.md), so more
+# is a fault and not rounding. bf16 is torch.export only: onnxruntime has no bf16 convolution for CPUs, so the
+# file could not be compared. int8 is ONNX only, where it is fast without a compiler.
 _EXACT, _FP16, _BF16, _INT8 = (1e-4, 1.0), (0.02, 0.98), (0.08, 0.95), (0.15, 0.95)
 KINDS = {
     kind.name: kind

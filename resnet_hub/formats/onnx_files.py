@@ -114,7 +114,7 @@ def _add_facts(path: Path, facts: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the notes that the exporters make on their own inside."""
+    """Silence what the exporters log about their own internals."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""The archives of torch.export: a graph with its weights, run by torch without the code of the model."""
+"""Archives of torch.export: a graph with its weights, which torch runs without the model's code."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ def write_pt2(network: ExportedNetwork, example: Tensor, path: Path) -> None:
 def open_own_pt2(path: Path) -> Callable[[Tensor], list[Tensor]]:
     """The file as a function from inputs to outputs.
 
-    For files that this process wrote, and no others: torch unpickles parts of an archive if it says so.
+    Only for files that this process wrote: an archive can make torch unpickle parts of it.
     """
     module = torch.export.load(path).module()
 

@@ -1,4 +1,4 @@
-"""Exporting a model: every file is written, run and compared, and only then does the folder appear."""
+"""Export a model: write, run and compare every file; the folder appears once all is done."""
 
 import json
 import tempfile
@@ -25,7 +25,7 @@ REPORT_FILE = "export_report.json"
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
-    """What is to be written, and what it is compared on."""
+    """What to write, and what to compare it on."""
 
     kinds: tuple[Kind, ...]
     pixels: Tensor
@@ -87,10 +87,10 @@ class ExportReport:
 
 
 def write_formats(model: nn.Module, folder: Path, request: ExportRequest) -> ExportReport:
-    """Write the kinds of files that are asked for into a new folder, with `export_report.json` beside them.
+    """Write the requested kinds of files, and `export_report.json`, into a new folder.
 
-    A file that does not run, or that deviates more than its kind may, is removed and the report says why; if
-    none is left there is no folder.
+    A file that does not run, or deviates too much, is removed, and the report gives the reason. If none is
+    left, no folder is written.
 
     Raises:
         ConfigError: the folder holds something.
@@ -100,7 +100,7 @@ def write_formats(model: nn.Module, folder: Path, request: ExportRequest) -> Exp
     model = model.cpu().eval()
     wanted = model_logits(model, request.pixels, request.batch_size)
     if not wanted.isfinite().all():
-        raise ModelError("The model answers the images with numbers that are not finite; check its weights.")
+        raise ModelError("The model's outputs are not finite. Check its weights.")
     report = None
     with suppress(_NothingLeft), atomic_folder(folder) as scratch:
         files = [_export(model, kind, scratch, request, wanted) for kind in request.kinds]
@@ -197,13 +197,13 @@ def _answers(run: Runner, network: ExportedNetwork, request: ExportRequest) -> T
 def _refusal(record: ExportedFile, deviation: Deviation) -> str | None:
     if not deviation.share <= record.largest_deviation:
         return (
-            f"its logits are up to {deviation.share:.2%} of the largest one away from the model's, "
-            f"accepted are {record.largest_deviation:.2%} (--tolerance)"
+            f"its logits are up to {deviation.share:.2%} of the largest one away from the model's, and "
+            f"{record.largest_deviation:.2%} is accepted (--tolerance)"
         )
     if deviation.agreement < record.least_agreement:
         return (
-            f"it agrees with the model on {deviation.agreement:.2%} of the images, "
-            f"at least {record.least_agreement:.2%} is wanted (--min_agreement)"
+            f"it agrees with the model on {deviation.agreement:.2%} of the images, and at least "
+            f"{record.least_agreement:.2%} is required (--min_agreement)"
         )
     return None
 

@@ -1,7 +1,7 @@
-"""Image files of any kind to plain RGB or gray pixels: safe to open, upright, and the same everywhere.
+"""Decode image files of any kind to plain RGB or gray pixels: safely, upright, and the same everywhere.
 
-Training, evaluation, prediction and the export all open images here, so a picture looks the same to all of
-them. Nothing is decoded before its header has been read and found harmless.
+Training, evaluation, prediction and export all open images here, so an image looks the same to all of them.
+Nothing is decoded before its header has been read and found harmless.
 """
 
 import io
@@ -63,12 +63,12 @@ class DecodableImage(Protocol):
 
     @property
     def width(self) -> int:
-        """Of the upright image as it came, in pixels."""
+        """Width of the upright original, in pixels."""
         ...
 
     @property
     def height(self) -> int:
-        """Of the upright image as it came, in pixels."""
+        """Height of the upright original, in pixels."""
         ...
 
     def pixels(self, mode: ColorMode = "RGB", *, at_least: tuple[int, int] | None = None) -> Pixels:
@@ -118,7 +118,7 @@ class EncodedImage:
         return pixels if pixels.ndim == 3 else pixels[..., None]
 
     def _decode_jpeg(self, at_least: tuple[int, int] | None) -> Pixels | None:
-        """The upright pixels of a JPEG; None to let Pillow decide about what is unusual."""
+        """Upright pixels of a JPEG; None leaves unusual files to Pillow."""
         if decode_jpeg is None:
             return None
         reduction = 1
@@ -199,7 +199,7 @@ def open_image(
 
 @cache
 def known_formats() -> tuple[str, ...]:
-    """Formats that are opened here: of those meant for foreign files what this build of Pillow has."""
+    """The formats that are opened: the safe ones that this build of Pillow has."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -216,7 +216,7 @@ def color_mode(num_channels: int) -> ColorMode:
 
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of an upright color JPEG of 8 bits; None for all else, which is Pillow's business.
+    """Width and height of an upright color JPEG of 8 bits; None leaves all others to Pillow.
 
     Opening such a file with Pillow takes a sixth of the time of decoding it at 500x375.
     """

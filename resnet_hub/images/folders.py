@@ -1,4 +1,4 @@
-"""Image files of a folder: found by their endings, with links followed, hidden files left alone."""
+"""Find the image files of a folder by their endings; follow links, skip hidden files."""
 
 import errno
 import os
@@ -11,13 +11,13 @@ SUFFIXES = frozenset((
     ".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe",
     ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 ))  # fmt: skip
-"""Endings by which the images of a folder are found; a file that is named itself may have any."""
+"""Endings of images in a folder; a file that is named directly may have any."""
 
 
 def images_below(folder: Path, *, within: Path | None = None) -> list[str]:
     """Paths of the images in a folder and in those below it, sorted; what begins with a dot is left out.
 
-    Links are followed, but not those in the folder that lead up, or to its neighbours `within` a folder of
+    Links are followed, but not those in the folder that lead up, or to its neighbors `within` a folder of
     several: their images would be found in two places. Raises DataError for what cannot be looked into.
     """
     try:
@@ -49,7 +49,7 @@ class _Walk:
         self._entered: set[Path] = set()
 
     def may_enter(self, folder: str) -> bool:
-        """Whether a folder is new, and neither above this one nor among its neighbours."""
+        """Whether a folder is new, and neither above this one nor among its neighbors."""
         place = Path(folder).resolve()
         is_above = self._folder.is_relative_to(place) and place != self._folder
         is_beside = place.is_relative_to(self._within) and not place.is_relative_to(self._folder)
@@ -83,7 +83,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _known_name(path: str) -> str:
-    """The path; DataError if its bytes are no text, which no table could hold."""
+    """The path; DataError if its bytes are not UTF-8, which no table could hold."""
     if any("\ud800" <= letter <= "\udfff" for letter in path):
         raise DataError(f"The name of {path!r} is not UTF-8. Rename the file or its folder.")
     return path

@@ -1,4 +1,4 @@
-"""What happens to an image between its file and the network, in evaluation, prediction and the export.
+"""Turn an opened image into the network's input, in evaluation, prediction and export.
 
 The numbers are timm's: resize, center crop and normalization come from the model's pretrained config, and the
 transform is timm's own. Only the last step waits: images stay uint8 until they are on the device.
@@ -139,7 +139,7 @@ def _input_channels(model: nn.Module) -> int:
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """What pixels are multiplied by and what is taken away then, each (channels,)."""
+    """Scale and offset of `value * scale - offset`, each (channels,)."""
     scale = torch.tensor([1 / (255 * deviation) for deviation in std], device=device)
     offset = [average / deviation for average, deviation in zip(mean, std, strict=True)]
     return scale, torch.tensor(offset, device=device)
@@ -149,7 +149,7 @@ def _constants(
 def _kept_constants(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The same, kept: to send them anew makes the program wait for all that a GPU has to do before."""
+    """The same, cached: sending them to a GPU again would wait for all work queued before."""
     with torch.inference_mode(False):  # they may be asked for again where gradients are taken
         return _constants(mean, std, device)
 

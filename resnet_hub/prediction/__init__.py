@@ -1,4 +1,4 @@
-"""Any trained model and any number of images: which model, which images, what it says, where it looks."""
+"""Predict with any trained model: open it, find images, label them, see where it looks."""
 
 from resnet_hub.prediction.batches import ImagePrediction, best_device, predict_images
 from resnet_hub.prediction.inputs import ImageInput, find_images

@@ -36,7 +36,7 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePrediction:
-    """What became of one image."""
+    """The prediction for one image, or why there is none."""
 
     name: str
     predictions: tuple[Prediction, ...]
@@ -56,16 +56,16 @@ def predict_images(
     device: torch.device | None = None,
     each_batch: Callable[[list[str], Tensor], None] | None = None,
 ) -> Iterator[ImagePrediction]:
-    """The predictions for each image, in order; an image that cannot be read says so and stops nothing.
+    """Predict each image, in order; an unreadable image gets a `problem` and stops nothing.
 
     Args:
         model: What `resnet_hub.load` or `timm.create_model` gives; it is put on the device, in eval mode.
         images: What `find_images` gives, or anything with a name and bytes.
         top_k: Number of classes for each image.
         batch_size: Images computed at once.
-        num_workers: Processes that read and decode; from the cores if not given, none on a CPU.
-        temperature: What logits are divided by, as `calibration` fits it.
-        device: Where to compute; the best there is if not given.
+        num_workers: Data-loader workers. Default: from the cores; none on a CPU.
+        temperature: Divides the logits; `temperature.py` fits it.
+        device: Where to compute. Default: the first GPU, else the CPU.
         each_batch: Called with the names and the uint8 pixels of the readable images of each batch.
     """
     device = best_device() if device is None else device
@@ -122,7 +122,7 @@ def _as_it_is(batch: list[_Decoding]) -> list[_Decoding]:
 
 
 def _choose_workers(num_images: int, device: torch.device) -> int:
-    """None on a CPU, where the network needs every core, and none for a handful of images."""
+    """Zero on a CPU, where the network needs every core, and zero for a handful of images."""
     if device.type == "cpu" or num_images <= _FEW_IMAGES:
         return 0
     return min(_MAX_WORKERS, torch.get_num_threads())

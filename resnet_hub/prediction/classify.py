@@ -12,7 +12,7 @@ from resnet_hub.images.preprocessing import Preprocessing
 
 
 class Prediction(NamedTuple):
-    """A class and how probable the model finds it, between 0 and 1."""
+    """A class and its probability, between 0 and 1."""
 
     label: str
     probability: float
@@ -73,7 +73,7 @@ def most_probable(shares: Tensor, names: list[str], top_k: int) -> list[list[Pre
 
 
 def class_names_of(model: nn.Module) -> list[str]:
-    """Names of the model's classes; raises ModelError if the model does not bring them."""
+    """Names of the model's classes; raises ModelError if the model has none."""
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     names, num_classes = cfg.get("label_names"), getattr(model, "num_classes", None)
     if names and len(names) == num_classes:
@@ -84,7 +84,6 @@ def class_names_of(model: nn.Module) -> list[str]:
         info = ImageNetInfo("imagenet-1k")
         return [str(info.index_to_description(number)) for number in range(num_classes)]
     raise ModelError(
-        f"This model has {num_classes} classes and {len(names or ())} class names, so it cannot say what it "
-        f"sees. Fine-tune it, load a model with resnet_hub.load(folder), or set "
-        f"model.pretrained_cfg['label_names']."
+        f"This model has {num_classes} classes and {len(names or ())} class names, which have to match. "
+        "Fine-tune it, load a model with resnet_hub.load(folder), or set model.pretrained_cfg['label_names']."
     )

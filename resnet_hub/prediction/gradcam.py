@@ -13,7 +13,7 @@ from resnet_hub.images.preprocessing import Preprocessing
 
 
 def gradcam_overlays(model: nn.Module, images: Tensor, preprocessing: Preprocessing) -> list[Image.Image]:
-    """Each image as the model sees it, warm where it speaks for the most probable class.
+    """Grad-CAM pictures: each image as the model sees it, warm where it supports the most probable class.
 
     Args:
         model: A classifier of timm or of the family, in eval mode.
@@ -37,9 +37,12 @@ def gradcam_overlays(model: nn.Module, images: Tensor, preprocessing: Preprocess
 
 
 def last_stage(model: nn.Module) -> nn.Module:
-    """The last block of convolutions, whose feature maps are the deepest that still have a place."""
+    """The last block of convolutions, whose feature maps are the deepest with spatial positions."""
     info: Any = getattr(model, "feature_info", None)
     if not info:
-        raise ModelError(f"{type(model).__name__} does not say which layers give its feature maps.")
+        raise ModelError(
+            f"{type(model).__name__} has no feature_info, which Grad-CAM reads. Use a model of timm or "
+            "of the family."
+        )
     stage = model.get_submodule(info[-1]["module"])
     return stage[-1] if isinstance(stage, nn.Sequential) else stage

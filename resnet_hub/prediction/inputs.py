@@ -1,4 +1,4 @@
-"""What to look at: files, folders, patterns and addresses, as a list of images that are read when needed."""
+"""Find images: files, folders, patterns and URLs become a list of images that are read when needed."""
 
 import glob
 import time
@@ -25,7 +25,7 @@ class ImageInput:
     """An image by name; `read` fetches its bytes."""
 
     name: str
-    """As it was typed, or the path in the folder that was."""
+    """As typed, or the path within a typed folder."""
 
     def read(self) -> bytes:
         """The encoded bytes; raises BadImageError."""
@@ -38,14 +38,14 @@ class ImageInput:
 
 
 def find_images(sources: Iterable[str], *, allow_urls: bool = False) -> list[ImageInput]:
-    """The images that the sources stand for, folders with all that is in them, in sorted order, none twice.
+    """Images of files, whole folders, patterns and URLs; those of a folder are sorted, and none occurs twice.
 
     Args:
-        sources: Files, folders, patterns such as `photos/**/*.jpg`, and addresses.
-        allow_urls: Whether addresses may be fetched; only http and https.
+        sources: Files, folders, patterns such as `photos/**/*.jpg`, and URLs.
+        allow_urls: Whether URLs may be fetched; only http and https.
 
     Raises:
-        DataError: A source stands for nothing, or is an address that may not be fetched.
+        DataError: A source matches nothing, or is a URL that may not be fetched.
     """
     found: dict[str, None] = {}
     for source in sources:
@@ -56,7 +56,7 @@ def find_images(sources: Iterable[str], *, allow_urls: bool = False) -> list[Ima
 
 
 def is_url(text: str) -> bool:
-    """Whether it is an address and not a path."""
+    """Whether it is a URL and not a path."""
     return "://" in text
 
 
@@ -85,13 +85,13 @@ def _local(source: str) -> list[str]:
 def _check_url(url: str, *, allow_urls: bool) -> None:
     scheme = urllib.parse.urlsplit(url).scheme
     if scheme not in _SCHEMES:
-        raise DataError(f"{url} cannot be fetched: only http and https are, not {scheme}.")
+        raise DataError(f"{url} cannot be fetched: only http and https can, not {scheme}.")
     if not allow_urls:
-        raise DataError(f"{url} is an address. Add --allow_urls to have it fetched.")
+        raise DataError(f"{url} is a URL. Add --allow_urls to fetch it.")
 
 
 def _web_only() -> urllib.request.OpenerDirector:
-    """What fetches over http and https, and has no way to the files and FTP of a redirection."""
+    """An opener for http and https alone, so that no redirection leads to local files or FTP."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -107,7 +107,7 @@ def _web_only() -> urllib.request.OpenerDirector:
 
 
 def _download(url: str) -> bytes:
-    """The bytes at an address, within MAX_DOWNLOAD_BYTES and DOWNLOAD_SECONDS."""
+    """The bytes at a URL, within MAX_DOWNLOAD_BYTES and DOWNLOAD_SECONDS."""
     until = time.monotonic() + DOWNLOAD_SECONDS
     request = urllib.request.Request(url, headers={"User-Agent": "resnet_hub", "Accept": "image/*"})
     try:

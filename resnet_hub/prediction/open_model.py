@@ -1,4 +1,4 @@
-"""A trained model by any name that people give it: a folder, a run, a Hub repository, a name with weights."""
+"""Open a trained model by any name: a run, a model folder, a Hub repository, or a model with weights."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Predictions into a file, row by row as they come: CSV, JSON lines or Parquet."""
+"""Write predictions row by row as CSV, JSON lines or Parquet."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ _ROWS_AT_ONCE = 4096
 
 @contextmanager
 def open_table(path: Path, *, top_k: int) -> Iterator[AddRow]:
-    """What adds a row to the file, which appears under its name once everything is in it.
+    """A function that adds rows; the file appears once all of them are written.
 
     CSV has a column for each label and probability, JSON lines have a list of both in each line, Parquet
     has a list of labels and one of probabilities.
@@ -31,7 +31,7 @@ def open_table(path: Path, *, top_k: int) -> Iterator[AddRow]:
 
 
 def check_output(path: Path) -> None:
-    """Raise ConfigError for a file that exists or is of a kind that is not written here."""
+    """Raise ConfigError for a file that exists or has an unknown ending."""
     if path.suffix not in _WRITERS:
         raise ConfigError(f"--output {path}: {nearest(path.suffix, _WRITERS)}")
     check_new_file(path, flag="output")

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: temperature scaling (Guo et al. 2017, arXiv:1706.04599)."""
+"""Calibrate probabilities by temperature scaling (Guo et al. 2017, arXiv:1706.04599)."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -24,7 +24,7 @@ from resnet_hub.finetuning import FinetuneConfig, finetune
 from resnet_hub.finetuning.network.class_matching import match_classes
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.results import RunReport, wilson_interval
-from tests.color_model import COLOURS, photo
+from tests.color_model import COLORS, photo
 from tests.finetuning.image_files import table
 from tests.hub_server.fixtures import publish
 
@@ -82,18 +82,18 @@ def test_a_run_is_scored_again_with_the_numbers_of_its_report(run: Path, tmp_pat
 
 @pytest.fixture(scope="module")
 def multi_label_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small multi-label network that has learnt three colours, called 0, 1 and 2."""
+    """The folder of a small multi-label network that has learned three colors, called 0, 1 and 2."""
     torch.manual_seed(0)
     model = timm.create_model("my_resnet20", num_classes=3)
     preprocessing = Preprocessing.of_model(model)
-    images = [preprocessing(photo(name, number)) for number in range(8) for name in COLOURS]
+    images = [preprocessing(photo(name, number)) for number in range(8) for name in COLORS]
     pixels, labels = preprocessing.normalize(torch.stack(images)), torch.eye(3).repeat(8, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for _ in range(25):
         optimizer.zero_grad()
         torch.nn.functional.binary_cross_entropy_with_logits(model(pixels), labels).backward()
         optimizer.step()
-    folder = tmp_path_factory.mktemp("multi") / "colours"
+    folder = tmp_path_factory.mktemp("multi") / "colors"
     resnet_hub.save_folder(model.eval(), folder, class_names=["0", "1", "2"])
     config = json.loads((folder / "config.json").read_text())
     config["resnet_hub"]["multi_label"] = True
@@ -115,7 +115,7 @@ def multi_label_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_multi_label_model_is_scored_on_images_of_one_class_each(
     multi_label_model: Path, tmp_path: Path, feature, label, capsys
 ):
-    rows = [(number % 3, photo(list(COLOURS)[number % 3], number)) for number in range(12)]
+    rows = [(number % 3, photo(list(COLORS)[number % 3], number)) for number in range(12)]
     features = Features({"image": datasets.Image(), "label": feature})
     data = {"image": [image for _, image in rows], "label": [label(number) for number, _ in rows]}
     datasets.DatasetDict(train=Dataset.from_dict(data, features=features)).save_to_disk(tmp_path / "data")
