@@ -5,10 +5,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 
 PACKAGES_OF_EXTRAS = {
-    "finetune": (
-        *("accelerate", "datasets", "filelock", "fsspec", "matplotlib"),
-        *("psutil", "pyarrow", "scipy", "sklearn", "tyro"),
-    ),
+    "finetune": ("accelerate", "datasets", "matplotlib", "psutil", "pyarrow", "scipy", "sklearn", "tyro"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "predict": ("pytorch_grad_cam",),
     "demo": ("gradio",),

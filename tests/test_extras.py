@@ -67,14 +67,15 @@ VERBS = {
 # As if none of the extras were installed. All verbs in one process: importing torch takes the longest.
 WITHOUT_EXTRAS = """
 import contextlib, io, json, sys
+from importlib.machinery import PathFinder
 
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in PACKAGES:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in PACKAGES else super().find_spec(name, path, target)
 
 PACKAGES, verbs = json.load(sys.stdin)
-sys.meta_path.insert(0, Missing())
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 from resnet_hub.cli.main import main
 
 answers = {}
