@@ -92,6 +92,22 @@ def add_validate(parser: argparse.ArgumentParser) -> None:
     _add_json(parser)
 
 
+def add_inspect(parser: argparse.ArgumentParser) -> None:
+    """Flags of `resnet-hub inspect`."""
+    add = parser.add_argument
+    add("dataset", metavar="DATASET", help="data set, as --dataset_name of fine-tuning")
+    add("--model", default="my_resnet50", help=f"{_MODEL} (default: my_resnet50)")
+    add("--dataset_config_name", metavar="NAME", help="configuration of the Hub data set")
+    add("--dataset_revision", metavar="NAME", help="branch, tag or commit of the Hub data set")
+    add("--split", metavar="NAME", help="split or slice to inspect (default: the training split)")
+    add("--image_column_name", metavar="NAME", help="column of images (default: found by its type)")
+    add("--label_column_name", metavar="NAME", help="column of labels (default: found by its type)")
+    add("--image_size", type=_positive, metavar="PIXELS", help="height and width (default: the model's)")
+    add("--at_most", type=_positive, default=20, metavar="N", help="labels to print (default: 20)")
+    add("--output", type=_new_file, metavar="FILE", help="write all of them into this new .csv file")
+    _add_json(parser)
+
+
 def add_predict(parser: argparse.ArgumentParser) -> None:
     """Flags of `resnet-hub predict`."""
     add = parser.add_argument

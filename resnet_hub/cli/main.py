@@ -30,6 +30,7 @@ VERBS = {
         "finetune", flags.add_finetune, "fine-tune a model on your images, on all local devices"
     ),
     "validate": Verb("validate", flags.add_validate, "score a trained model on any split of any data set"),
+    "inspect": Verb("inspect", flags.add_inspect, "look for wrong labels in a data set, without training"),
     "predict": Verb("predict", flags.add_predict, "label images, on the terminal or into a table"),
     "download": Verb("hub", flags.add_download, "download a model from the Hub and verify it"),
     "card": Verb("hub", flags.add_card, "print the model card of a folder, run or variant"),
