@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from resnet_hub.finetuning.data.image_column import ImageColumn
-from resnet_hub.images.decoding import ColorMode, DecodableImage, EncodedImage, Pixels, read_header
+from resnet_hub.images.decoding import ColorMode, DecodableImage, EncodedImage, Pixels
 from resnet_hub.images.preprocessing import Preprocessing
 
 Rows = NDArray[np.int64]
@@ -116,7 +116,7 @@ class _Batch:
         return self.column.values(self.rows)
 
     def read(self, number: int) -> EncodedImage:
-        return read_header(self.column.read(self._values[number].as_py()))
+        return self.column.open(self._values[number].as_py())
 
 
 class _Shelf:

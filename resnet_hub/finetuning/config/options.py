@@ -47,7 +47,7 @@ class DataOptions(SeededOptions):
     """Which images and labels there are, and how they are read."""
 
     dataset_name: str | None = None
-    """Hub id, folder of images, folder of Parquet, a save_to_disk folder, or `digits` (embedded)."""
+    """Hub id; folder of classes, images and a table, or Parquet; .csv, .zip, .tar, .parquet; or `digits`."""
     dataset_config_name: str | None = None
     """Configuration (subset) of the Hub data set."""
     dataset_revision: str | None = None

@@ -88,6 +88,11 @@ def find_image_column(features: Features, config: DataOptions) -> str:
     return image
 
 
+def is_label_name(name: str) -> bool:
+    """Whether a column of this name usually holds labels."""
+    return name.lower() in _LABEL_NAMES
+
+
 def is_image(feature: Any) -> bool:
     """Whether a column of this type holds encoded images: Image, bytes, or a struct with bytes."""
     if isinstance(feature, dict):

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Protocol
 
@@ -78,6 +78,11 @@ def understand(
     counts = {name: _count_classes(split, len(labels.class_names)) for name, split in splits.items()}
     notes = (*notes_on_classes(labels, counts), *notes_on_contradictions(labels, splits))
     return _facts(columns, labels, splits, counts, notes=notes, labels_from=labels_from)
+
+
+def with_notes(facts: DataFacts, notes: Sequence[str]) -> DataFacts:
+    """The facts with what is known of how the data set was found."""
+    return replace(facts, notes=(*notes, *facts.notes))
 
 
 def understand_stream(

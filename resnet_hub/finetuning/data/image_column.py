@@ -48,7 +48,7 @@ class ImageColumn:
 
     def encoded(self, rows: NDArray[np.int64]) -> Iterator[EncodedImage]:
         """The images in these rows, one after the other, their headers read; raises BadImageError."""
-        return (read_header(self.read(stored)) for stored in self.stored(rows))
+        return map(self.open, self.stored(rows))
 
     def stored(self, rows: NDArray[np.int64]) -> Iterator[Any]:
         """What the table holds in these rows, one after the other, to be given to `read`."""
@@ -93,6 +93,20 @@ class ImageColumn:
         if stored is None or stored["bytes"] is not None:
             return None
         return stored["path"]
+
+    def open(self, value: Mapping[str, Any] | None) -> EncodedImage:
+        """The image that a row holds or names, its header read; raises BadImageError, which names the file.
+
+        Every image was looked at before training, so what cannot be read now has changed since.
+        """
+        try:
+            return read_header(self.read(value))
+        except BadImageError as error:
+            file = (value and value["path"]) or "An image of the data set"
+            raise BadImageError(
+                f"{file} {error}, although it could be used when the run began. Restore it, and run the same "
+                "command again to resume."
+            ) from error
 
     def read(self, value: Mapping[str, Any] | None) -> bytes:
         """The bytes of the image file that a row holds or names; raises BadImageError."""

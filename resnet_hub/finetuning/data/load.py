@@ -12,7 +12,7 @@ from resnet_hub.errors import DataError
 from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.data.columns import find_columns, find_image_column
 from resnet_hub.finetuning.data.dataset import ImageData, find_bad_images, without_bad
-from resnet_hub.finetuning.data.facts import understand
+from resnet_hub.finetuning.data.facts import understand, with_notes
 from resnet_hub.finetuning.data.image_column import ImageColumn
 from resnet_hub.finetuning.data.inspection import Inspector
 from resnet_hub.finetuning.data.labels import Labels, read_labels
@@ -76,7 +76,7 @@ def load_data(config: DataOptions, inspect: Inspector | None = None) -> ImageDat
         validation=splits.get("validation"),
         test=splits.get("test"),
         fingerprint=_fingerprint(labels, splits),
-        facts=understand(columns, labels, splits, labels_from=source.labels_from),
+        facts=with_notes(understand(columns, labels, splits, labels_from=source.labels_from), source.notes),
         bad_images=bad_images,
     )
 
@@ -158,7 +158,7 @@ def open_images(config: DataOptions, split: str | None) -> DatasetImages:
 
     Raises DataError for a data set, a split or a column that is not there.
     """
-    source = open_source(config)
+    source = open_source(config, needs_labels=False)
     sizes = {name: len(part) for name, part in source.splits.items()}
     if not sum(sizes.values()):
         raise DataError(f"The data set {source.name} has no rows.")

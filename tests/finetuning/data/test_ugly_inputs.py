@@ -1,5 +1,6 @@
 """Damaged and hostile rows: left out and listed up to a limit, never opened, never a surprise later."""
 
+from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -10,6 +11,7 @@ from datasets import ClassLabel
 from resnet_hub.errors import DataError
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.data.load import ImageData, load_data
+from resnet_hub.images.decoding import BadImageError
 from tests.finetuning.image_files import class_folders, encoded, picture
 
 PETS = ClassLabel(names=["cat", "dog"])
@@ -136,3 +138,13 @@ def test_images_of_all_sizes_and_modes_stand_beside_each_other(tmp_path: Path):
     assert data.facts.size_range[0] == (20, 30)
     assert data.facts.size_range[2] == (90, 30)
     assert any("scaled to 8" in note for note in data.facts.notes)
+
+
+@pytest.mark.parametrize("name", ["0.jpg", "3.jpg"])
+def test_a_file_that_vanishes_after_the_look_is_named_with_what_to_do(tmp_path: Path, name: str):
+    data = load_data(FinetuneConfig(train_dir=class_folders(tmp_path / "pets", {"cat": 8, "dog": 8})))
+    for folder in ("cat", "dog"):
+        (tmp_path / "pets" / folder / name).unlink()
+    images = (split.encoded(np.arange(len(split))) for split in data.splits.values())
+    with pytest.raises(BadImageError, match=rf"pets/\w+/{name} cannot be read: No such file.*Restore it"):
+        list(chain.from_iterable(images))

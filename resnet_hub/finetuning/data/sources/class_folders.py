@@ -1,121 +1,150 @@
 """Images whose class is the folder that they are in, on the first level below a split."""
 
 import hashlib
-import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 from datasets import ClassLabel, DatasetInfo, Features, Image
-from datasets.data_files import SPLIT_KEYWORDS
 
 from resnet_hub.errors import DataError
-from resnet_hub.images.folders import SUFFIXES, folders_in, has_images, images_below, is_image_file
-
-logger = logging.getLogger(__name__)
+from resnet_hub.images.folders import (
+    SUFFIXES,
+    find_images_below,
+    folders_in,
+    images_below,
+    is_image_file,
+    is_junk,
+    why_left_out,
+)
 
 CLASS_FOLDERS = "class folders"
 """What labels are made from here."""
-
-# Where one of these is found `datasets` decides what is in the folder.
-_STORES = frozenset({".parquet", ".arrow", ".tar", ".zip"})
-_TABLES = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
 _SHOWN = 3
-_SPLITS = {keyword: str(split) for split, keywords in SPLIT_KEYWORDS.items() for keyword in keywords}
+_UNLABELED = -1  # as `datasets` writes it
 
 
-def split_folders(folder: Path) -> dict[str, Path] | None:
-    """Split -> folder of class folders, if nothing but such folders is in it; else None."""
-    inside = folders_in(folder)
-    if has_table(folder) or any(entry.suffix.lower() in _STORES for entry in folder.iterdir()):
-        return None
-    named = {_SPLITS[place.name.lower()]: place for place in inside if place.name.lower() in _SPLITS}
-    if "train" in named and len(named) == len(inside):
-        return named if all(map(_has_class_folders, inside)) else None
-    return {"train": folder} if not named and _has_class_folders(folder) else None
+@dataclass(frozen=True, kw_only=True)
+class FoundClasses:
+    """The images of every class of a split, and what was passed over."""
+
+    images: Mapping[str, list[str]]
+    unlabeled: list[str]
+    """Images of a split without class folders."""
+    notes: list[str]
 
 
-def has_table(folder: Path) -> bool:
-    """Whether the folder, or one in it, has a table of its images (metadata.csv and the like)."""
-    places = (folder, *folders_in(folder))
-    return any((place / name).is_file() for place in places for name in _TABLES)
+def read_class_folders(folders: Mapping[str, Path]) -> tuple[dict[str, datasets.Dataset], tuple[str, ...]]:
+    """The images of each split with the class that they lie in, and what to know of how they were found.
 
-
-def read_class_folders(folders: Mapping[str, Path]) -> dict[str, datasets.Dataset]:
-    """The images of each split with the class that they lie in; the classes are those of all splits.
-
-    A class is a folder on the first level, whatever folders there are in it. Raises DataError if there is
-    none, or if train has one only.
+    A class is a folder on the first level, whatever folders there are in it; the classes are those of all
+    splits. Raises DataError if there is none, or if train has one only.
     """
-    found = {split: _images_of_classes(folder) for split, folder in folders.items()}
-    train, names = found["train"], sorted({name for classes in found.values() for name in classes})
-    if len(train) == 1:
+    found = {split: _images_of_classes(folder, split) for split, folder in folders.items()}
+    names = sorted({name for split in found.values() for name in split.images})
+    train = found.get("train")
+    if train is not None and len(train.images) == 1:
         raise DataError(
-            f"{folders['train']} has images of one class only, {next(iter(train))!r}; nothing can be learnt "
-            f"from it. Each class is a folder of its own."
+            f"{folders['train']} has images of one class only, {next(iter(train.images))!r}; nothing can be "
+            f"learnt from it. Each class is a folder of its own."
         )
-    return {split: _table(folders[split], classes, names) for split, classes in found.items()}
+    notes = dict.fromkeys(note for split in found.values() for note in split.notes)
+    return {split: _table(folders[split], classes, names) for split, classes in found.items()}, tuple(notes)
 
 
-def _has_class_folders(folder: Path) -> bool:
-    """Whether at least two of the folders in it have images."""
-    return sum(map(has_images, folders_in(folder))) > 1
-
-
-def _images_of_classes(folder: Path) -> dict[str, list[str]]:
-    inside = folders_in(folder)
-    names = {place.name.lower() for place in inside}
-    if names and names <= _SPLITS.keys():
-        raise DataError(
-            f"{folder} holds the splits {', '.join(place.name for place in inside)} and not classes. Use "
-            f"--dataset_name {folder}, or name the folder of one split."
-        )
-    _refuse_one_folder_as_two(folder, inside)
-    images = {place.name: images_below(place, within=folder) for place in inside}
-    beside = sorted(entry.name for entry in folder.iterdir() if is_image_file(entry.name))
-    empty = [name for name, files in images.items() if not files]
-    if len(empty) == len(images):
+def _images_of_classes(folder: Path, split: str) -> FoundClasses:
+    inside, notes = _class_folders_in(folder)
+    found = {place.name: find_images_below(place, within=folder) for place in inside}
+    images = {name: below.paths for name, below in found.items() if below.paths}
+    if not images:
+        unlabeled = [] if split == "train" else images_below(folder)
+        if unlabeled:
+            return FoundClasses(images={}, unlabeled=unlabeled, notes=notes)
         raise DataError(
             f"{folder} has no class folders with images in them. Each class is a folder; images are found by "
             f"their endings ({', '.join(sorted(SUFFIXES))})."
         )
-    if beside:
-        logger.warning(
-            "%d images lie beside the class folders of %s and belong to no class, among them %s.",
-            len(beside),
-            folder,
-            ", ".join(beside[:_SHOWN]),
-        )
+    empty = [name for name in found if name not in images]
+    passed = [*notes, *(entry for below in found.values() for entry in below.left_out)]
+    notes = note_on_left_out(folder, passed) + _notes_on_what_lies_beside(folder)
     if empty:
-        logger.warning("No image is in %s of %s: no class.", ", ".join(empty[:_SHOWN]), folder)
-    return {name: files for name, files in images.items() if files}
+        notes.append(f"No image is in {_some(empty)} of {folder}: no class.")
+    return FoundClasses(images=images, unlabeled=[], notes=notes)
+
+
+def _class_folders_in(folder: Path) -> tuple[list[Path], list[str]]:
+    """The class folders, and what is none with the reason: junk, broken links, links to the folder itself."""
+    root = folder.resolve()
+    inside = folders_in(folder)
+    upward = [place for place in inside if root.is_relative_to(place.resolve())]
+    left_out = [f"{place.name} (a link to a folder that is read)" for place in upward]
+    left_out += [
+        f"{entry.name} ({why})" for entry in sorted(folder.iterdir()) if (why := why_left_out(entry))
+    ]
+    inside = [place for place in inside if place not in upward]
+    _refuse_one_folder_as_two(folder, inside)
+    return inside, left_out
+
+
+def _notes_on_what_lies_beside(folder: Path) -> list[str]:
+    images = [entry.name for entry in sorted(folder.iterdir()) if is_image_file(entry.name)]
+    notes = []
+    if images:
+        notes.append(
+            f"{len(images)} images lie beside the class folders of {folder} and belong to no class, among "
+            f"them {_some(images)}."
+        )
+    return notes + note_on_files(folder)
+
+
+def note_on_files(folder: Path, read: Collection[str] = ()) -> list[str]:
+    """A note that lists the files of a folder which are neither images nor read; empty if there are none."""
+    files = [entry.name for entry in sorted(folder.iterdir()) if entry.is_file() and not is_junk(entry.name)]
+    unread = [name for name in files if not is_image_file(name) and name not in read]
+    return [f"Not read in {folder.name}: {_some(unread)}."] if unread else []
+
+
+def note_on_left_out(folder: Path, entries: Sequence[str]) -> list[str]:
+    """A note that lists what was passed over; empty if nothing was."""
+    return [f"Left out of {folder.name}: {_some(entries)}."] if entries else []
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def _refuse_one_folder_as_two(folder: Path, inside: list[Path]) -> None:
-    known: dict[Path, str] = {}
-    for place in inside:
-        other = known.setdefault(place.resolve(), place.name)
-        if other != place.name:
-            raise DataError(
-                f"{other} and {place.name} in {folder} are one folder by two names, and its images would be "
-                f"of two classes. Remove the link."
-            )
+    links = [place for place in inside if place.is_symlink()]
+    places = {place: place.resolve() for place in inside} if links else {}
+    for link in links:
+        for other, resolved in places.items():
+            if other != link and (
+                places[link].is_relative_to(resolved) or resolved.is_relative_to(places[link])
+            ):
+                first, second = sorted((link.name, other.name))
+                raise DataError(
+                    f"{first} and {second} in {folder} are one folder by two names, and its images would be "
+                    f"of two classes. Remove the link."
+                )
 
 
-def _table(folder: Path, classes: Mapping[str, list[str]], names: list[str]) -> datasets.Dataset:
-    paths = [path for name in names for path in classes.get(name, [])]
-    labels = [number for number, name in enumerate(names) for _ in classes.get(name, [])]
+def _table(folder: Path, found: FoundClasses, names: list[str]) -> datasets.Dataset:
+    paths = [path for name in names for path in found.images.get(name, [])]
+    labels = [number for number, name in enumerate(names) for _ in found.images.get(name, [])]
+    paths, labels = paths + found.unlabeled, labels + [_UNLABELED] * len(found.unlabeled)
     features = Features({"image": Image(), "label": ClassLabel(names=names)})
     plain = datasets.Dataset.from_dict({"image": paths, "label": labels})
     return datasets.Dataset(
         plain.cast(features).data,
         info=DatasetInfo(features=features),
-        fingerprint=_fingerprint(folder, paths),
+        fingerprint=fingerprint_of_files(folder, paths),
     )
 
 
-def _fingerprint(folder: Path, paths: list[str]) -> str:
+def fingerprint_of_files(folder: Path, paths: Iterable[str]) -> str:
     """Changes with the place, the names, the sizes and the times of the files."""
     digest = hashlib.sha256(str(folder).encode())
     for path in paths:

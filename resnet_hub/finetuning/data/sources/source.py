@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tarfile import TarError
 
 import datasets
 import datasets.config
@@ -15,6 +16,10 @@ from resnet_hub.errors import DataError, nearest
 
 DIGITS = "digits"
 """The name of the embedded data set."""
+LAYOUTS = (
+    "A folder holds a folder of images per class, or images and a table (metadata.csv, labels.csv) that "
+    "names them, or Parquet or WebDataset files, or what `save_to_disk` wrote."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,8 @@ class Source:
     """Folders that rows may name files in; a path to anywhere else is refused."""
     labels_from: str | None = None
     """What labels were made from, such as `class folders`; None for a column as it was found."""
+    notes: tuple[str, ...] = ()
+    """How splits and labels were found, and what was passed over."""
 
 
 def load_splits(
@@ -53,12 +60,10 @@ def reading(name: str, *, is_hub: bool = False) -> Iterator[None]:
         raise DataError(unreachable(name, error)) from error
     except DatasetNotFoundError as error:
         raise DataError(no_such_dataset(name)) from error
-    except (DatasetsError, ValueError, OSError, RuntimeError) as error:
+    except (DatasetsError, TarError, ValueError, OSError, RuntimeError) as error:
         where = "the Hub's data set" if is_hub else "the folder"
         raise DataError(
-            f"Cannot read {where} {name} as images: {_first_line(error.__cause__ or error)} A folder "
-            "holds a folder of images per class, or images and a metadata.csv, or Parquet files, or what "
-            "`save_to_disk` wrote."
+            f"Cannot read {where} {name} as images: {_first_line(error.__cause__ or error)} {LAYOUTS}"
         ) from error
 
 
