@@ -1,6 +1,7 @@
 """The image cache remembers what would be computed anyway: it changes how fast, never what."""
 
 import os
+import pickle
 import resource
 import shutil
 import time
@@ -295,6 +296,13 @@ def test_a_signal_stops_the_building_and_what_is_built_stays(split: Split, tmp_p
         cached(split, tmp_path, crew=Crew(num_threads=1, stop_if_asked=stop_if_asked))
     cached(split, tmp_path)
     assert len(built) == len(set(built)) == 6
+
+
+def test_workers_are_sent_no_pixels(split: Split, tmp_path: Path):
+    images = cached(split, tmp_path)
+    before = len(pickle.dumps(images))
+    pixels_of(images)
+    assert len(pickle.dumps(images)) == before
 
 
 def test_a_file_in_the_way_is_refused(split: Split, tmp_path: Path):
