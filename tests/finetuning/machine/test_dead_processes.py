@@ -111,7 +111,7 @@ def test_the_launcher_ends_with_the_cause_in_its_last_lines(launcher: str, tmp_p
     faults = json.dumps([happens("engine.step.train_step", "raises", call=9, rank=1)])
     variables = environment(FAULTS=faults, ACCELERATE_USE_CPU="true")
     if launcher == "ours":
-        code = "import sys; from resnet_hub import launcher as l; "
+        code = "import sys; from resnet_hub.finetuning.machine import launcher as l; "
         code += "sys.exit(l.run_processes(sys.argv[1:], 2, environment={}))"
         command = [sys.executable, "-c", code, sys.executable, *program]
     else:

@@ -315,16 +315,16 @@ import os, signal, sys, threading
 sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
 import faults, psutil
 from pathlib import Path
-from resnet_hub.finetuning.engine import step
+from resnet_hub.finetuning.engine import step as steps
 from resnet_hub.finetuning.__main__ import main
-step, calls = step.train_step, 0
+train_step, calls = steps.train_step, 0
 def preempted(*arguments, **options):
     global calls
     calls += 1
     if calls % 2 == 0:
         os.kill(os.getpid(), signal.SIGTERM)
-    return step(*arguments, **options)
-step.train_step = preempted
+    return train_step(*arguments, **options)
+steps.train_step = preempted
 for _ in range(8):
     assert main({arguments!r}) == 75
     me = psutil.Process()
