@@ -15,6 +15,7 @@ from pathlib import Path
 
 import faults
 
+import resnet_hub.finetuning.run  # noqa: F401  main() imports it when it runs; here, once for all starts
 from resnet_hub.finetuning.__main__ import main
 
 
