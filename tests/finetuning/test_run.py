@@ -494,7 +494,7 @@ def test_a_tracker_gets_the_numbers_and_the_run_still_evaluates(tmp_path: Path):
 def test_a_network_that_is_no_resnet_is_refused_before_it_is_built(tmp_path: Path, capsys):
     arguments = ["--dataset_name", "digits", "--model", "vit_tiny_patch16_224", "--no-pretrained"]
     assert main([*arguments, "--output_dir", str(tmp_path / "run")]) == 2
-    assert "no ResNet" in capsys.readouterr().err
+    assert "is not a ResNet" in capsys.readouterr().err
 
 
 @pytest.mark.slow
