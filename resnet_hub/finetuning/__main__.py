@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from resnet_hub.errors import RunError, UserError
+from resnet_hub.errors import RunError, UserError, naming_the_extra
 from resnet_hub.finetuning.machine.cpu import wait_without_spinning
 from resnet_hub.finetuning.machine.preemption import EXIT_CODE, MESSAGE, Preempted, ending_at_once
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(text, file=sys.stderr, flush=True)  # noqa: T201  the command speaks to a person
 
     try:
-        with ending_at_once(lambda: say(MESSAGE)):  # until a run listens itself
+        with naming_the_extra(), ending_at_once(lambda: say(MESSAGE)):  # until a run listens itself
             return _carry_out(arguments, is_main=is_main)
     except UserError as error:
         say(f"error: {error}")
