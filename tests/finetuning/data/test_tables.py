@@ -201,7 +201,8 @@ def test_a_table_beside_class_folders_that_has_no_labels_is_told_of(tmp_path: Pa
     config = {option: str(pets)}
     data = load_data(FinetuneConfig(**config))
     assert data.class_names == ("cat", "dog")
-    assert any(file in note and column in note for note in data.facts.notes)
+    (note,) = [note for note in data.facts.notes if file in note]
+    assert f"--label_column_name {column}" in note
     asked = load_data(FinetuneConfig(**config, label_column_name=column))
     assert len(asked.class_names) == 10
 
@@ -235,6 +236,12 @@ def test_images_that_no_row_names_are_counted(tmp_path: Path):
     images(tmp_path)
     write(tmp_path / "labels.csv", "image,label", cells("cat", "dog")[:18])
     assert any("2 images are in no row" in note for note in load(tmp_path).facts.notes)
+
+
+def test_names_in_another_case_are_found_where_they_fit_one_image(tmp_path: Path):
+    images(tmp_path / "Photos", suffix=".JPG")
+    write(tmp_path / "labels.csv", "image,label", cells("cat", "dog"))
+    assert labels_of(load(tmp_path)) == LABELS
 
 
 def test_a_name_that_fits_two_images_is_not_guessed(tmp_path: Path):
@@ -271,8 +278,9 @@ def test_a_table_none_of_whose_columns_names_images_is_refused_with_what_would_d
         "image,label",
         [f"/home/me/{row}" for row in cells("cat", "dog")],
     )
+    message = r"No column of .*labels.csv names images.*image '/home/me/i0.jpg'.* has i0.jpg"
     for place in (tmp_path, tmp_path / "labels.csv"):
-        with pytest.raises(DataError, match=r"No column of .*labels.csv names images"):
+        with pytest.raises(DataError, match=message):
             load(place)
 
 

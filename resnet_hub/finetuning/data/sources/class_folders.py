@@ -48,7 +48,8 @@ def read_class_folders(folders: Mapping[str, Path]) -> tuple[dict[str, datasets.
     if train is not None and len(train.images) == 1:
         raise DataError(
             f"{folders['train']} has images of one class only, {next(iter(train.images))!r}; nothing can be "
-            f"learnt from it. Each class is a folder of its own."
+            f"learnt from it. Give each class a folder, or each image a row of a table beside them "
+            "(labels.csv: image,label)."
         )
     notes = dict.fromkeys(note for split in found.values() for note in split.notes)
     return {split: _table(folders[split], classes, names) for split, classes in found.items()}, tuple(notes)
@@ -68,7 +69,7 @@ def _images_of_classes(folder: Path, split: str) -> FoundClasses:
         )
     empty = [name for name in found if name not in images]
     passed = [*notes, *(entry for below in found.values() for entry in below.left_out)]
-    notes = note_on_left_out(folder, passed) + _notes_on_what_lies_beside(folder)
+    notes = note_on_left_out(folder, passed) + _note_on_images_beside(folder)
     if empty:
         notes.append(f"No image is in {_some(empty)} of {folder}: no class.")
     return FoundClasses(images=images, unlabeled=[], notes=notes)
@@ -88,15 +89,14 @@ def _class_folders_in(folder: Path) -> tuple[list[Path], list[str]]:
     return inside, left_out
 
 
-def _notes_on_what_lies_beside(folder: Path) -> list[str]:
+def _note_on_images_beside(folder: Path) -> list[str]:
     images = [entry.name for entry in sorted(folder.iterdir()) if is_image_file(entry.name)]
-    notes = []
-    if images:
-        notes.append(
-            f"{len(images)} images lie beside the class folders of {folder} and belong to no class, among "
-            f"them {_some(images)}."
-        )
-    return notes + note_on_files(folder)
+    if not images:
+        return []
+    return [
+        f"{len(images)} images lie beside the class folders of {folder} and belong to no class, among them "
+        f"{_some(images)}."
+    ]
 
 
 def note_on_files(folder: Path, read: Collection[str] = ()) -> list[str]:

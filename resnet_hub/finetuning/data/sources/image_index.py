@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -66,7 +67,16 @@ class ImageIndex:
     def _candidates(self, name: str) -> list[str]:
         if name in self._by_path:
             return [self._by_path[name]]
-        return self._by_stem.get(name) or self._by_end.get(name) or []
+        return self._by_stem.get(name) or self._by_end.get(name) or self._in_any_case.get(name.lower(), [])
+
+    @cached_property
+    def _in_any_case(self) -> dict[str, list[str]]:
+        """As tables are made where `1.jpg` and `1.JPG` are one file."""
+        found: dict[str, list[str]] = {}
+        for name, path in self._by_path.items():
+            for end in (name, *_ends(name)):
+                found.setdefault(end.lower(), []).append(path)
+        return found
 
     def _split_of(self, path: str) -> str | None:
         folders = Path(path).relative_to(self.folder).parts[:-1]

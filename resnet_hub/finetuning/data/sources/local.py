@@ -26,7 +26,7 @@ from resnet_hub.finetuning.data.sources.layout import (
     split_of,
 )
 from resnet_hub.finetuning.data.sources.source import LAYOUTS, Source, load_splits, reading
-from resnet_hub.finetuning.data.sources.table_files import is_table
+from resnet_hub.finetuning.data.sources.table_files import TABLE_SUFFIXES, is_table, read_table
 from resnet_hub.finetuning.data.sources.tables import (
     ImageTable,
     as_image_table,
@@ -112,9 +112,10 @@ def open_file(file: Path, config: DataOptions) -> Source:
         return replace(source, notes=(*unpacked.notes, *source.notes))
     if is_table(file):
         with reading(str(file)):
-            table = as_image_table(file, ImageIndex(file.parent), config)
+            index = ImageIndex(file.parent)
+            table = as_image_table(file, index, config)
             if table is None:
-                raise DataError(_names_no_images(file))
+                raise DataError(_names_no_images(file, index))
             return _as_source(file.parent, _read_tables([table], config), name=file.stem)
     if kind not in _BUILDERS:
         raise DataError(
@@ -147,10 +148,19 @@ def no_such_folder(option: str, folder: Path) -> str:
     if folder.exists():
         return f"--{option} {folder} is a file; give the folder that holds the images."
     parent = next(parent for parent in folder.absolute().parents if parent.is_dir())
-    siblings = [entry.name for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    takes_files = option == "dataset_name"
+    siblings = [
+        entry.name
+        for entry in parent.iterdir()
+        if not is_junk(entry.name) and (entry.is_dir() or (takes_files and _is_data(entry)))
+    ]
     missing = folder.absolute().relative_to(parent).parts[0]
     hint = f" In {parent}: {nearest(missing, siblings)}" if siblings else f" {parent} has no folders."
-    return f"--{option} {folder}: there is no such folder.{hint}"
+    return f"--{option} {folder}: there is no such {'file or ' if takes_files else ''}folder.{hint}"
+
+
+def _is_data(file: Path) -> bool:
+    return file.suffix.lower() in {*_BUILDERS, *TABLE_SUFFIXES, ".zip"}
 
 
 def _as_source(folder: Path, found: _Found, *, name: str | None = None) -> Source:
@@ -181,7 +191,7 @@ def _read_images(folder: Path, config: DataOptions) -> _Found | None:
     if classes is None or (_num_classes(classes) < 2 and _has_stores(folder)):
         unused = [file for file in sorted(folder.iterdir()) if is_table(file)]
         if unused and has_images(folder):
-            raise DataError(_names_no_images(unused[0]))
+            raise DataError(_names_no_images(unused[0], ImageIndex(folder)))
         return None
     return _read_classes(classes, tables)
 
@@ -232,12 +242,14 @@ def _read_tables(tables: Sequence[ImageTable], config: DataOptions) -> _Found:
 def _read_classes(classes: ClassFolders, tables: Sequence[ImageTable]) -> _Found:
     splits, notes = read_class_folders(classes.splits)
     beside = [
-        f"The classes are the folders. {table.file.name} has more columns ({', '.join(table.others)}); to "
-        f"have one of them as the label: --label_column_name {table.others[0]}"
+        f"The classes are the folders, and {table.file.name} is not read. To have one of its columns "
+        f"({', '.join(table.others)}) as the label: --label_column_name {table.others[-1]}"
         for table in tables
         if table.others
     ]
-    notes = (*classes.notes, *notes, *beside)
+    told = {table.file.name for table in tables if table.others}
+    unread = [note for folder in classes.splits.values() for note in note_on_files(folder, told)]
+    notes = (*classes.notes, *notes, *unread, *beside)
     return _Found(splits=splits, notes=notes, labels_from=CLASS_FOLDERS)
 
 
@@ -299,10 +311,14 @@ def _is_saved(folder: Path) -> bool:
     return any((folder / marker).is_file() for marker in ("dataset_dict.json", "state.json"))
 
 
-def _names_no_images(file: Path) -> str:
+def _names_no_images(file: Path, index: ImageIndex) -> str:
+    first = next(iter(read_table(file).slice(0, 1).to_pylist()), {})
+    row = ", ".join(f"{name} {value!r}" for name, value in first.items())
+    there = str(Path(index.paths[0]).relative_to(index.folder)) if index.paths else "no images"
     return (
-        f"No column of {file} names images that are there. A column holds paths from the folder of the table "
-        f"(img/1.jpg, or 1 or 1.jpg if there is one such image), and --image_column_name says which one."
+        f"No column of {file} names images that are there: its first row has {row or 'nothing'}, and the "
+        f"folder has {there}. Write paths from the folder of the table (img/1.jpg, or 1 if one such image is "
+        "there)."
     )
 
 
