@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from resnet_hub.errors import DataError, RunError
 from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.data.dataset import ImageData, find_bad_images, without_bad
-from resnet_hub.finetuning.data.facts import understand_stream
+from resnet_hub.finetuning.data.facts import understand_stream, with_notes
 from resnet_hub.finetuning.data.image_column import ImageColumn
 from resnet_hub.finetuning.data.inspection import Inspector
 from resnet_hub.finetuning.data.labels import LabelReader, Labels, declared_names, read_labels
@@ -111,7 +111,7 @@ def _understand(
         validation=splits.get("validation"),
         test=splits.get("test"),
         fingerprint=_fingerprint(source, reader, pieces, splits),
-        facts=understand_stream(source.columns, labels, splits, sample=SAMPLE),
+        facts=with_notes(understand_stream(source.columns, labels, splits, sample=SAMPLE), source.notes),
         bad_images=tuple(
             replace(image, used_for="train") if image.used_for == SAMPLE else image for image in bad_images
         ),

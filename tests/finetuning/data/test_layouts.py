@@ -127,6 +127,14 @@ def test_folders_around_the_splits_are_opened_and_others_left_out_with_a_note(tm
     assert any("seg_pred" in note for note in data.facts.notes)
 
 
+def test_a_stream_of_folders_tells_how_they_were_read(tmp_path: Path):
+    data = of_folder(
+        split_folders(tmp_path / "pets", "training_set", "test_set"), streaming=True, validation_fraction=0
+    )
+    assert len(data.train) == len(data.test) == 9
+    assert any("training_set is read as train" in note for note in data.facts.notes)
+
+
 def test_folders_of_the_same_names_in_every_class_are_noted(tmp_path: Path):
     for name, first_seed in (("cat", 0), ("dog", 20)):
         class_folders(tmp_path / "pets" / name, {"2021": 4, "2022": 6}, first_seed=first_seed)

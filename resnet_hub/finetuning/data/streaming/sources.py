@@ -45,6 +45,8 @@ class StreamSource:
     """Changes with the list of files, their sizes and the commit; what is in the files is not read for it."""
     stamp: str
     """The same, and changes with the place and the times of files on the disk too."""
+    notes: tuple[str, ...] = ()
+    """How splits and labels were found, and what was passed over."""
 
 
 def open_stream(config: DataOptions) -> StreamSource:
@@ -81,6 +83,7 @@ def _open_mapped(config: DataOptions) -> StreamSource:
         folders=source.folders,
         fingerprint=fingerprint,
         stamp=fingerprint,
+        notes=source.notes,
     )
 
 
