@@ -43,7 +43,7 @@ def test_a_picture_in_the_wrong_folder_is_the_first_suspect(photos: Path, tmp_pa
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["inspect", "nowhere/at/all"], "there is no such folder"),
+        (["inspect", "nowhere/at/all"], "there is no such file or folder"),
         (["inspect", "digits", "--model", "my_resnet21"], "There is no model"),
         (["inspect", "digits", "--at_most", "0"], "1 or more"),
     ],
