@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which do not 
     from timm import create_model as create_model
 
     from resnet_hub.downloads.download import download as download
+    from resnet_hub.errors import RunError as RunError
+    from resnet_hub.errors import UserError as UserError
     from resnet_hub.hub import load as load
     from resnet_hub.hub import push_folder as push_folder
     from resnet_hub.hub import save_folder as save_folder
@@ -34,6 +36,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which do not 
 
 _PLACES = {
     "MyResNet": "resnet_hub.models.architecture",
+    "RunError": "resnet_hub.errors",
+    "UserError": "resnet_hub.errors",
     "Variant": "resnet_hub.models.architecture",
     "classify": "resnet_hub.prediction.classify",
     "classify_all": "resnet_hub.prediction.classify",

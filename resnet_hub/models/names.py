@@ -2,9 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
+import torch
+from huggingface_hub import try_to_load_from_cache
+from safetensors import safe_open
 from timm.models import PretrainedCfg
+from torch import nn
 
 from resnet_hub.downloads.download import CONFIG_FILE, PICKLES, WEIGHTS_FILE, fetch, pin, remember
 from resnet_hub.errors import HubError, ModelError, nearest
@@ -122,3 +127,22 @@ def fetch_weights(name: RegistryName, *, cache_dir: Path | None = None) -> Path 
     path = fetch(pinned, filename, cache_dir=cache_dir).path
     remember(pinned, cache_dir=cache_dir)
     return path
+
+
+def has_published_classifier(network: nn.Module) -> bool:
+    """Whether the last layer is, bit for bit, that of the weights of timm that its `pretrained_cfg` names.
+
+    The names alone would not tell: a network keeps them when it was never given those weights, or was trained
+    on. They are compared with the file in the cache of the Hub, and nobody is asked.
+    """
+    cfg: dict[str, Any] = getattr(network, "pretrained_cfg", None) or {}
+    repo_id, revision = hub_repository(cfg.get("hf_hub_id") or "")
+    name = f"{cfg.get('classifier')}.bias"
+    bias = dict(network.named_parameters()).get(name)
+    if bias is None or not repo_id.startswith("timm/"):
+        return False
+    file = try_to_load_from_cache(repo_id, cfg.get("hf_hub_filename") or WEIGHTS_FILE, revision=revision)
+    if not isinstance(file, str) or not file.endswith(".safetensors"):
+        return False
+    with safe_open(file, framework="pt") as tensors:
+        return name in tensors.keys() and torch.equal(tensors.get_tensor(name).to(bias), bias)  # noqa: SIM118

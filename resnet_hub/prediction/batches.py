@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from resnet_hub.hub.weights import unwrap
 from resnet_hub.images.decoding import BadImageError, open_image
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.prediction.classify import (
@@ -69,6 +70,7 @@ def predict_images(
         each_batch: Called with the names and the uint8 pixels of the readable images of each batch.
     """
     device = best_device() if device is None else device
+    model = unwrap(model)
     names = class_names_of(model)
     preprocessing = Preprocessing.of_model(model)
     model = model.eval().to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
