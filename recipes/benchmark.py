@@ -32,11 +32,13 @@ from typing import Any
 import torch
 from benchmark_images import make_images
 
+from resnet_hub.cores import available_cores
+
 HERE = Path(__file__).parent
 
 OURS = "resnet_hub"
 # Name: flags of plain_loops.py. One loader process is timm's default; beside a GPU all cores load.
-WORKERS = str(os.cpu_count() if torch.cuda.is_available() else 1)
+WORKERS = str(available_cores() if torch.cuda.is_available() else 1)
 PEERS: dict[str, list[str]] = {
     "timm": ["timm"],
     "timm_best": ["timm", "--best_flags", "--workers", WORKERS],

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from formula_images import FormulaImages
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from PIL import Image
+
+from resnet_hub.cores import available_cores
 
 WIDTH, HEIGHT, SIGN = 500, 375, 288
 MIRRORED = 0.5  # share of the signs that are seen from their other side: every loop mirrors images
@@ -51,7 +52,7 @@ def make_images(folder: Path, *, num_classes: int, num_images: Mapping[str, int]
             photo.resize(size, Image.Resampling.LANCZOS).save(path, quality=90)
 
     images = [(split, number) for split in FIRST for number in range(num_images[split])]
-    num_cores = os.cpu_count() or 1
+    num_cores = available_cores()
     Parallel(n_jobs=num_cores)(delayed(make)(images[first::num_cores]) for first in range(num_cores))
     made.write_text(json.dumps(wanted), encoding="utf-8")
 

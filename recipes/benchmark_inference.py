@@ -9,7 +9,6 @@ own.
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -22,6 +21,7 @@ import torchvision
 from torch import Tensor, nn
 
 import resnet_hub  # noqa: F401  registers the family
+from resnet_hub.cores import available_cores
 from resnet_hub.formats.exported_network import ExportedNetwork
 from resnet_hub.formats.onnx_files import open_onnx, quantize_onnx, write_onnx
 from resnet_hub.models.optimize import OptimizedModel, optimize_for_inference
@@ -54,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--image_size", type=int, default=224)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="measure the compiled form as well")
     parser.add_argument("--onnx", action="store_true", help="measure ONNX in fp32 and int8 as well, on a CPU")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from resnet_hub.cli.tables import print_json, print_rows
+from resnet_hub.cores import available_cores
 from resnet_hub.errors import DataError, ModelError, UserError, naming_the_extra
-from resnet_hub.finetuning.machine.cpu import available_cores
 from resnet_hub.formats.writing import ExportedFile, ExportReport, ExportRequest, write_formats
 from resnet_hub.images.decoding import BadImageError, open_image
 from resnet_hub.images.preprocessing import Preprocessing

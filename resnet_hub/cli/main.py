@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any, NamedTuple, NoReturn
 
 from resnet_hub.cli import flags
+from resnet_hub.cores import keep_libraries_to_quota
 from resnet_hub.errors import RunError, UserError, naming_the_extra, nearest
 
 SHELLS = ("bash", "zsh")
@@ -79,6 +80,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code of the command line: 0 done, 2 bad input (with a message on stderr), 1 a failure."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    keep_libraries_to_quota()
     try:
         with naming_the_extra():
             return _run(words)

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from resnet_hub.cores import keep_libraries_to_quota
 from resnet_hub.errors import RunError, UserError, naming_the_extra
 from resnet_hub.finetuning.machine.cpu import wait_without_spinning
 from resnet_hub.finetuning.machine.preemption import EXIT_CODE, MESSAGE, Preempted, ending_at_once
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the fine-tuning command; returns its exit code."""
     is_main = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.WARNING if is_main else logging.ERROR, format="%(message)s")
+    keep_libraries_to_quota()
     wait_without_spinning()
 
     def say(text: str) -> None:

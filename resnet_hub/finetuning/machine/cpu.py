@@ -1,4 +1,4 @@
-"""What this process makes of a processor: its cores, how its threads wait, and its freed memory."""
+"""What this process makes of a processor: how its threads wait, and its freed memory."""
 
 import ctypes
 import os
@@ -9,13 +9,6 @@ _BUSY = 0.25  # one other job on two or four cores is enough to make every threa
 
 # Numbers of mallopt's options in <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-
-
-def available_cores() -> int:
-    """Cores that the system lets this process run on; those of the machine where the system does not say."""
-    if hasattr(os, "sched_getaffinity"):  # Linux; macOS does not say
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def wait_without_spinning() -> None:

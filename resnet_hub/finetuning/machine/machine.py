@@ -19,10 +19,11 @@ from accelerate.utils import (
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from resnet_hub.cores import available_cores
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config.hyperrule import SMALL_IMAGE
 from resnet_hub.finetuning.config.options import MachineOptions, Precision
-from resnet_hub.finetuning.machine.cpu import available_cores, keep_freed_memory
+from resnet_hub.finetuning.machine.cpu import keep_freed_memory
 from resnet_hub.finetuning.machine.preemption import was_launched
 from resnet_hub.models.optimize import has_bf16_units
 

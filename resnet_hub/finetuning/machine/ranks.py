@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from resnet_hub.finetuning.machine.cpu import available_cores
+from resnet_hub.cores import available_cores
 from resnet_hub.finetuning.machine.display import Display
 
 

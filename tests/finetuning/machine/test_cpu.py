@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from resnet_hub.finetuning.machine.cpu import available_cores, keep_freed_memory
+from resnet_hub.cores import available_cores
+from resnet_hub.finetuning.machine.cpu import keep_freed_memory
 
 from ..conftest import environment
 

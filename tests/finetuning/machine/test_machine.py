@@ -12,10 +12,10 @@ import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
+from resnet_hub.cores import available_cores
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config.options import MachineOptions
 from resnet_hub.finetuning.machine import machine as machines
-from resnet_hub.finetuning.machine.cpu import available_cores
 from resnet_hub.finetuning.machine.machine import (
     _choose_num_threads,
     _refuse_other_engines,
