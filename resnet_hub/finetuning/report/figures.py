@@ -147,12 +147,18 @@ def as_svg(figure: Figure, description: str) -> Markup:
     with warnings.catch_warnings(), mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's fonts are used
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+        figure.savefig(file, format="svg", transparent=True, metadata={**nothing, "Title": description})
     svg = file.getvalue()
-    svg = re.sub(f"(fill|stroke): {_INK}", r"\1: currentColor", svg[svg.index("<svg") + 4 :])
-    natural = f"{72 * figure.get_figwidth():.0f}px"
-    label = html.escape(description)
-    return Markup(f'<svg class="chart" role="img" aria-label="{label}" style="--natural: {natural}"{svg}')
+    svg = svg[svg.index("<svg") + 4 :]
+    # Out with what applies to the whole document around it, and with names that every figure has.
+    svg = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<\w+) id="[a-z0-9.]+_\d+"', r"\1", svg)
+    svg = re.sub(r'(<text style="[^"]*?font-family: )[^;"]*', r"\1inherit", svg)
+    svg = re.sub(f"(fill|stroke): {_INK}", r"\1: currentColor", svg)
+    style = f"--natural: {72 * figure.get_figwidth():.0f}px"
+    return Markup(
+        f'<svg class="chart" role="img" aria-label="{html.escape(description)}" style="{style}"{svg}'
+    )
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

@@ -32,8 +32,18 @@ def document(template: str, **values: Any) -> str:
     return (
         _environment()
         .get_template(template)
-        .render(script=Markup(script), style=Markup(_read("page.css")), policy=policy, **values)
+        .render(script=Markup(script), style=_style(), policy=policy, **values)
     )
+
+
+def fragment(template: str, **values: Any) -> str:
+    """Markup for another document, such as a notebook, that brings its own style; values are escaped."""
+    return _environment().get_template(template).render(style=_style(), **values)
+
+
+def _style() -> Markup:
+    """The rules of page.css, nested so that they apply inside an element of the class only."""
+    return Markup(f".resnet-hub {{\n{_read('page.css')}}}")
 
 
 class Picture(NamedTuple):

@@ -8,7 +8,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from markupsafe import Markup
@@ -17,12 +17,14 @@ from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.config.yaml_file import plain_values
 from resnet_hub.finetuning.report import figures, page_tables
 from resnet_hub.finetuning.report.figures import MAX_DRAWN_CLASSES, as_svg
-from resnet_hub.finetuning.report.html import document, embedded_picture
+from resnet_hub.finetuning.report.html import document, embedded_picture, fragment
 from resnet_hub.finetuning.report.metrics import confusion_counts
 from resnet_hub.finetuning.report.predictions import Predictions, read_predictions
 from resnet_hub.finetuning.report.reliability import reliability_bins
 from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.results import DatasetRecord, ExportedWeights, RunReport, Score, SplitRecord, TrainRecord
+
+Part = Literal["scores", "curves", "mistakes"]
 
 PICTURES_SHOWN = 12  # mistakes, and as many hard examples
 SUSPECTS_SHOWN = 20
@@ -72,6 +74,11 @@ class Page(DatasetRecord):
     """Caption -> picture of a batch."""
 
     @property
+    def shown(self) -> str:
+        """The split that the page is about; empty where nothing was scored."""
+        return list(self.scores)[-1] if self.scores else ""
+
+    @property
     def title(self) -> str:
         """What the page is about, in one line."""
         return f"{self.model} on {self.dataset}"
@@ -118,28 +125,45 @@ def page_of_run(folder: RunFolder, report: RunReport) -> Page:
 
 def render_page(page: Page) -> str:
     """The HTML of a page; every text from outside is escaped."""
-    shown = list(page.scores)[-1] if page.scores else None
-    is_trained = any(event["event"] == "train" for event in page.events)
+    shown = page.shown
     return document(
         "report.html",
         title=page.title,
-        page=page,
-        shown=shown,
-        score=page.scores[shown] if shown else None,
-        tiles=page_tables.tiles(page.splits, page.train, page.exported, page.num_parameters, page.image_size),
-        lost_to_probe=_lost_to_probe(page),
         asked=page_tables.flat(page.asked),
         decided=page_tables.flat(page.decided),
         settings=page_tables.flat(page.settings),
         data_rows=page_tables.data_rows(page.data),
-        curves=_curves(page) if is_trained else {},
         class_rows=page_tables.class_rows(page.scores[shown], page.predictions) if shown else [],
         suspects=[_suspect(page, line) for line in page.suspects[:SUSPECTS_SHOWN]],
         stations=page_tables.station_rows(page.train.station_seconds) if page.train else [],
         environment=page_tables.flat(page.environment, besides=("facts", "command")),
         sheets={caption: embedded_picture(path, width=_SHEET_WIDTH) for caption, path in page.sheets.items()},
-        **_of_predictions(page),
+        **_score_values(page),
+        **_curve_values(page),
+        **_example_values(page),
+        **_prediction_charts(page),
     )
+
+
+def page_fragment(page: Page, parts: Sequence[Part] = ("scores", "curves", "mistakes")) -> str:
+    """Parts of a page as HTML for a notebook: it stands alone, and its style applies to nothing around it."""
+    values = {"scores": _score_values, "curves": _curve_values, "mistakes": _example_values}
+    found = _score_values(page)
+    for part in parts:
+        found |= values[part](page)
+    return fragment("fragment.html", parts=parts, **found)
+
+
+def _score_values(page: Page) -> dict[str, Any]:
+    return {
+        "page": page,
+        "shown": page.shown,
+        "score": page.scores[page.shown] if page.shown else None,
+        "tiles": page_tables.tiles(
+            page.splits, page.train, page.exported, page.num_parameters, page.image_size
+        ),
+        "lost_to_probe": _lost_to_probe(page),
+    }
 
 
 def _lost_to_probe(page: Page) -> str:
@@ -149,8 +173,10 @@ def _lost_to_probe(page: Page) -> str:
     return f"Exported: {page.exported.describe(page.train.epochs)}"
 
 
-def _curves(page: Page) -> dict[str, Markup]:
-    """Caption -> chart of each curve that there is."""
+def _curve_values(page: Page) -> dict[str, Any]:
+    """Caption -> chart of each curve that there is; none without training steps."""
+    if not any(event["event"] == "train" for event in page.events):
+        return {"curves": {}}
     runs, kept = {page.model: page.events}, None if page.exported is None else page.exported.epoch
     drawn = {
         "Loss": (figures.loss_curve(runs, kept_epoch=kept), _loss_caption(page)),
@@ -162,7 +188,8 @@ def _curves(page: Page) -> dict[str, Markup]:
         ),
         "Learning rate": (figures.rate_curve(page.events), "Learning rate of each step."),
     }
-    return {caption: as_svg(figure, name) for name, (figure, caption) in drawn.items() if figure is not None}
+    charts = {name: (caption, figure) for name, (figure, caption) in drawn.items() if figure is not None}
+    return {"curves": {caption: as_svg(figure, name) for name, (caption, figure) in charts.items()}}
 
 
 def _loss_caption(page: Page) -> str:
@@ -189,23 +216,27 @@ def _smoothing_floor(smoothing: float, num_classes: int) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def _of_predictions(page: Page) -> dict[str, Any]:
-    """What the template shows of single predictions; empty values where there are none."""
+def _example_values(page: Page) -> dict[str, Any]:
+    """The mistakes and the hardest other images; empty without predictions."""
     predictions = page.predictions
-    nothing: dict[str, Any] = {"confusion": None, "confused": [], "reliability": None, "histogram": None}
     if predictions is None:
-        return nothing | {"mistakes": [], "hardest": [], "num_mistakes": 0}
+        return {"mistakes": [], "hardest": [], "num_mistakes": 0}
     mistakes = predictions.confident_mistakes(PICTURES_SHOWN)
     hardest = predictions.hardest(PICTURES_SHOWN, besides=mistakes)
-    examples = {
+    return {
         "mistakes": [_example(page, predictions, int(place)) for place in mistakes],
         "hardest": [_example(page, predictions, int(place)) for place in hardest],
         "num_mistakes": int((~predictions.is_right).sum()),
     }
-    if predictions.is_multi_label:
-        return nothing | examples
+
+
+def _prediction_charts(page: Page) -> dict[str, Any]:
+    """Confusion and calibration, which multi-label data has not."""
+    predictions = page.predictions
+    if predictions is None or predictions.is_multi_label:
+        return {"confusion": None, "confused": [], "reliability": None, "histogram": None}
     bins = reliability_bins(predictions.confidence.astype(np.float64), predictions.is_right)
-    return examples | {
+    return {
         "confusion": _confusion_matrix(page, predictions),
         "confused": page_tables.most_confused(predictions, page.class_names),
         "reliability": as_svg(figures.reliability_diagram(bins), "Reliability diagram"),

@@ -9,7 +9,7 @@ from selenium.webdriver.common.by import By
 
 from resnet_hub.finetuning.report.html import as_webp
 from resnet_hub.finetuning.report.metrics import score_predictions
-from resnet_hub.finetuning.report.page import Page, render_page
+from resnet_hub.finetuning.report.page import Page, Part, page_fragment, render_page
 from resnet_hub.finetuning.report.predictions import Predictions, read_predictions, write_predictions
 from resnet_hub.results import ExportedWeights, SplitRecord, TrainRecord
 
@@ -310,3 +310,37 @@ def test_suspicious_labels_are_shown_with_their_pictures_and_hostile_names_as_te
     assert "98.0 %" in items[0].text
     assert len(items[0].find_elements(By.TAG_NAME, "img")) == 1
     assert "20 strongest of 31" in browser.driver.find_element(By.CSS_SELECTOR, "#suspects + p").text
+
+
+def test_parts_of_a_page_show_in_a_notebook_and_leave_it_as_it_was(browser, tmp_path: Path):
+    around = "<h2>mine</h2><table><tr><td>1</td></tr></table><svg><path d='M0 0L9 9'/></svg><p class='soft'>x"
+    looks = (
+        "const about = document.querySelector('#mine');"
+        "return [...about.querySelectorAll('*')].map(e => Object.values(getComputedStyle(e))"
+        ".map(name => getComputedStyle(e).getPropertyValue(name)).join())"
+    )
+    file = tmp_path / "notebook.html"
+    page = page_of(HOSTILE, tmp_path)
+    found = []
+    for output in ("", page_fragment(page)):
+        file.write_text(f"<!doctype html><meta charset=utf-8><div id=mine>{around}</div>{output}", "utf-8")
+        browser.open(file.as_uri())
+        found.append(browser.run(looks))
+    assert found[0] == found[1]
+    text = browser.text()
+    for words in ("Accuracy, test", "Learning curves", "wrong predictions", HOSTILE[0]):
+        assert words in text
+    assert len(browser.run("return document.querySelectorAll('svg.chart')")) == 3
+    assert browser.run("return document.scripts.length") == 0
+    assert browser.messages() == []
+    assert [found for found in browser.pictures() if not found["width"]] == []
+
+
+@pytest.mark.parametrize(
+    ("part", "shown"), [("scores", "Accuracy, test"), ("curves", "Learning curves"), ("mistakes", "true:")]
+)
+def test_a_part_of_a_page_comes_alone(tmp_path: Path, part: Part, shown: str):
+    page = page_of(("ant", "bee", "cat"), tmp_path)
+    assert shown in page_fragment(page, (part,))
+    others = {"Accuracy, test", "Learning curves", "true:"} - {shown}
+    assert not [other for other in others if other in page_fragment(page, (part,))]
