@@ -19,6 +19,16 @@ _IS_WINDOWS = os.name == "nt"
 _SCRATCH = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(part|old)", re.DOTALL)
 
 
+def expanded(path: Path | str) -> Path:
+    """The path with `~` or `~user` replaced by that home folder; left as it is where there is none."""
+    return Path(expanded_text(path))
+
+
+def expanded_text(text: Path | str) -> str:
+    """What may be a path or a name, likewise; a name stays as it is."""
+    return os.path.expanduser(text)  # noqa: PTH111  Path.expanduser raises where there is no such home
+
+
 def fsync(path: Path) -> None:
     """Wait until a file, or the names in a folder, would survive a loss of power."""
     if _IS_WINDOWS and path.is_dir():  # it opens no folders, and keeps a journal of the names in them

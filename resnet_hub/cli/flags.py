@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resnet_hub.errors import ConfigError, UserError, nearest
-from resnet_hub.files import check_new_file, check_new_folder
+from resnet_hub.files import check_new_file, check_new_folder, expanded, expanded_text
 from resnet_hub.formats.kinds import KINDS, Kind
 
 LOOPBACK = "127.0.0.1"
@@ -34,7 +34,13 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     """Flags of `resnet-hub check`."""
     add = parser.add_argument
     add("model", help="the variant to check, such as my_resnet50 or one of your own")
-    add("--import", dest="module", metavar="MODULE", help="module or .py file that registers your variant")
+    add(
+        "--import",
+        dest="module",
+        type=expanded_text,
+        metavar="MODULE",
+        help="module or .py file that registers your variant",
+    )
     _add_json(parser)
 
 
@@ -55,7 +61,7 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
 def add_validate(parser: argparse.ArgumentParser) -> None:
     """Flags of `resnet-hub validate`."""
     add = parser.add_argument
-    add("model", help=_MODEL)
+    add("model", type=expanded_text, help=_MODEL)
     _add_dataset(
         parser,
         name="data set to score on, as in fine-tuning (default: that of the run)",
@@ -95,8 +101,8 @@ def add_validate(parser: argparse.ArgumentParser) -> None:
 def add_inspect(parser: argparse.ArgumentParser) -> None:
     """Flags of `resnet-hub inspect`."""
     add = parser.add_argument
-    add("dataset", metavar="DATASET", help="data set, as --dataset_name of fine-tuning")
-    add("--model", default="my_resnet50", help=f"{_MODEL} (default: my_resnet50)")
+    add("dataset", type=expanded_text, metavar="DATASET", help="data set, as --dataset_name of fine-tuning")
+    add("--model", type=expanded_text, default="my_resnet50", help=f"{_MODEL} (default: my_resnet50)")
     add("--dataset_config_name", metavar="NAME", help="configuration of the Hub data set")
     add("--dataset_revision", metavar="NAME", help="branch, tag or commit of the Hub data set")
     add("--split", metavar="NAME", help="split or slice to inspect (default: the training split)")
@@ -111,11 +117,16 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
 def add_predict(parser: argparse.ArgumentParser) -> None:
     """Flags of `resnet-hub predict`."""
     add = parser.add_argument
-    add("model", help=_MODEL)
-    add("images", nargs="*", help="files, folders with all they hold, or patterns: 'photos/**/*.jpg'")
+    add("model", type=expanded_text, help=_MODEL)
+    add(
+        "images",
+        nargs="*",
+        type=expanded_text,
+        help="files, folders with all they hold, or patterns: 'photos/**/*.jpg'",
+    )
     add("--allow_urls", action="store_true", help="fetch images from http(s) addresses")
     add("--top_k", type=_positive, default=5, metavar="N", help="labels per image (default: 5)")
-    add("--output", type=Path, metavar="FILE", help="write a new .csv, .jsonl or .parquet file")
+    add("--output", type=expanded, metavar="FILE", help="write a new .csv, .jsonl or .parquet file")
     _add_json(parser)
     add(
         "--temperature",
@@ -149,7 +160,7 @@ def add_download(parser: argparse.ArgumentParser) -> None:
 def add_card(parser: argparse.ArgumentParser) -> None:
     """Flags of `resnet-hub card`."""
     add = parser.add_argument
-    add("source", help="a run's folder, a model folder, or a variant: my_resnet50")
+    add("source", type=expanded_text, help="a run's folder, a model folder, or a variant: my_resnet50")
     add("--repo_id", metavar="OWNER/NAME", help="write the usage code for this Hub repository")
     add("--write", action="store_true", help="update the folder's README.md, keeping your edits")
 
@@ -157,7 +168,7 @@ def add_card(parser: argparse.ArgumentParser) -> None:
 def add_compare(parser: argparse.ArgumentParser) -> None:
     """Flags of `resnet-hub compare`."""
     add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
+    add("runs", nargs="+", type=expanded, metavar="RUN", help="folder of a finished run")
     add(
         "--output",
         type=_new_file,
@@ -170,7 +181,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 def add_push(parser: argparse.ArgumentParser) -> None:
     """Flags of `resnet-hub push`."""
     add = parser.add_argument
-    add("folder", type=Path, help="a run's folder or a model folder")
+    add("folder", type=expanded, help="a run's folder or a model folder")
     add("repo_id", help="owner/name on the Hub; a bare name means the owner of your token")
     add("--private", action="store_true", help="create a private repository")
     add("--revision", help="branch to push to, created if missing (default: main)")
@@ -183,7 +194,7 @@ def add_push(parser: argparse.ArgumentParser) -> None:
 def add_export(parser: argparse.ArgumentParser) -> None:
     """Flags of `resnet-hub export`."""
     add = parser.add_argument
-    add("model", help=_MODEL)
+    add("model", type=expanded_text, help=_MODEL)
     add("--output_dir", type=_new_folder, required=True, metavar="FOLDER", help="new folder for the files")
     add(
         "--formats",
@@ -201,6 +212,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     add(
         "--images",
         nargs="+",
+        type=expanded_text,
         default=[],
         metavar="PATH",
         help="images, folders or patterns to compare on (default: the run's validation split, else noise)",
@@ -228,9 +240,14 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 def add_demo(parser: argparse.ArgumentParser) -> None:
     """Flags of `resnet-hub demo`."""
     add = parser.add_argument
-    add("model", help=_MODEL)
+    add("model", type=expanded_text, help=_MODEL)
     add("--revision", help=_REVISION)
-    add("--examples", type=Path, metavar="FOLDER", help="example images (default: a run's validation split)")
+    add(
+        "--examples",
+        type=expanded,
+        metavar="FOLDER",
+        help="example images (default: a run's validation split)",
+    )
     add("--host", default=LOOPBACK, help=f"address to listen on (default: {LOOPBACK})")
     add("--port", type=_port, metavar="N", help="port to listen on (default: the first free one from 7860)")
     add("--space", type=_new_folder, metavar="FOLDER", help="write a Hub Space to a new folder instead")
@@ -250,7 +267,7 @@ def dataset_options(arguments: argparse.Namespace, *others: str) -> dict[str, An
 
 def _add_dataset(parser: argparse.ArgumentParser, *, name: str, split: str) -> None:
     add = parser.add_argument
-    add("--dataset_name", metavar="NAME", help=name)
+    add("--dataset_name", type=expanded_text, metavar="NAME", help=name)
     add("--dataset_config_name", metavar="NAME", help="configuration of the Hub data set")
     add("--dataset_revision", metavar="NAME", help="branch, tag or commit of the Hub data set")
     add("--split", help=split)
@@ -307,11 +324,11 @@ def _kind(text: str) -> Kind:
 
 
 def _new_folder(text: str) -> Path:
-    return _checked(Path(text), check_new_folder)
+    return _checked(expanded(text), check_new_folder)
 
 
 def _new_file(text: str) -> Path:
-    path = _checked(Path(text), check_new_file)
+    path = _checked(expanded(text), check_new_file)
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}. Create it first.")
     return path

@@ -13,7 +13,7 @@ from torch import nn
 import resnet_hub
 from resnet_hub.downloads.download import CONFIG_FILE, WEIGHTS_FILE
 from resnet_hub.errors import ModelError
-from resnet_hub.files import atomic_folder, check_new_folder
+from resnet_hub.files import atomic_folder, check_new_folder, expanded
 from resnet_hub.hub.saving import save_folder
 from resnet_hub.models.my_resnet import timm_twin
 from resnet_hub.models.origin import origin_of
@@ -47,6 +47,7 @@ def write_space(model: nn.Module, folder: Path, *, title: str, examples: Sequenc
         ConfigError: the folder holds something.
         ModelError: the model cannot be built again in the Space.
     """
+    folder = expanded(folder)
     check_new_folder(folder)
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     _refuse_own_variant(model, str(cfg.get("architecture") or ""))
@@ -88,7 +89,7 @@ def _copy_package(folder: Path) -> None:
 def _copy_examples(examples: Sequence[Path], folder: Path) -> None:
     if examples:
         folder.mkdir()
-    for number, path in enumerate(examples):
+    for number, path in enumerate(map(expanded, examples)):
         shutil.copyfile(path, folder / f"{number:02d}{path.suffix.lower()}")
 
 

@@ -26,7 +26,7 @@ from resnet_hub.downloads.access import (
     offline,
 )
 from resnet_hub.errors import HubError
-from resnet_hub.files import write_atomically
+from resnet_hub.files import expanded, write_atomically
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -168,6 +168,7 @@ def download_files(repo_id: str, *, revision: str | None = None, cache_dir: Path
     Raises:
         HubError: no such repository or revision, no access, or a file cannot be had or came damaged twice.
     """
+    cache_dir = cache_dir and expanded(cache_dir)
     pinned = pin(repo_id, revision=revision, cache_dir=cache_dir)
     paths: dict[str, Path] = {}
     for name in _names_in(pinned, revision=revision, cache_dir=cache_dir):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_hub.errors import ModelError, RunError
-from resnet_hub.files import atomic_folder, check_new_folder
+from resnet_hub.files import atomic_folder, check_new_folder, expanded
 from resnet_hub.formats.comparison import Deviation, Runner, compare, images_per_second, model_logits
 from resnet_hub.formats.exported_network import ExportedNetwork
 from resnet_hub.formats.kinds import Kind
@@ -96,6 +96,7 @@ def write_formats(model: nn.Module, folder: Path, request: ExportRequest) -> Exp
         ConfigError: the folder holds something.
         ModelError: the request cannot be carried out; nothing was written.
     """
+    folder = expanded(folder)
     _refuse_bad_request(folder, request)
     model = model.cpu().eval()
     wanted = model_logits(model, request.pixels, request.batch_size)

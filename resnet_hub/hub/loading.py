@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from resnet_hub.downloads.download import CONFIG_FILE, PICKLES, WEIGHTS_FILE, fetch, pin, remember
 from resnet_hub.errors import HubError, nearest
+from resnet_hub.files import expanded
 from resnet_hub.hub.config_file import ModelConfig, read_config
 from resnet_hub.hub.weights import read_weights
 from resnet_hub.models.names import hub_repository, local_folder
@@ -62,6 +63,9 @@ def load_with_config(
                 f"{source} is a folder, and a folder has no revisions. hf-hub:{source} is the Hub's."
             )
         return load_files(folder / CONFIG_FILE, folder / WEIGHTS_FILE, source=str(source))
+    if (file := expanded(str(source))).is_file() or (len(file.parts) == 1 and file.name.endswith(PICKLES)):
+        raise _no_model_folder(file)
+    cache_dir = cache_dir and expanded(cache_dir)
     repo_id, named_revision = hub_repository(source)
     try:
         pinned = pin(repo_id, revision=revision or named_revision, cache_dir=cache_dir)
@@ -73,6 +77,25 @@ def load_with_config(
     loaded = load_files(config.path, weights.path, source=repo_id, data=weights.data)
     loaded.model.pretrained_cfg |= {"hf_hub_id": f"{repo_id}@{pinned.commit}", "source": "hf-hub"}  # pyright: ignore
     return loaded
+
+
+def _no_model_folder(file: Path) -> HubError:
+    """What to do with a file that was given in place of a folder."""
+    if file.name.endswith(PICKLES):
+        folder = file.name.partition(".")[0]
+        return HubError(
+            f"{file} is a pickle, which may run any code when it is read, so it is never opened here. If you "
+            f"trust it, type model.load_state_dict(torch.load({str(file)!r}, weights_only=True)) and "
+            f"resnet_hub.save_folder(model, {folder!r}, class_names=[...]), and load {folder!r}."
+        )
+    if file.suffix == ".safetensors" and not (file.parent / CONFIG_FILE).is_file():
+        return HubError(
+            f"{file} holds weights, and no {CONFIG_FILE} beside it tells of which network and classes. Load "
+            "them into a model (safetensors.torch.load_model) and write the folder: resnet_hub.save_folder."
+        )
+    return HubError(
+        f"{file} is a file, and a model is a folder of {CONFIG_FILE} and {WEIGHTS_FILE}. Name that folder."
+    )
 
 
 def _no_folder_either(folder: Path, error: HubError) -> HubError:

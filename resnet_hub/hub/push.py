@@ -15,6 +15,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from resnet_hub.downloads.access import asking, offline, redact
 from resnet_hub.downloads.download import CONFIG_FILE, PICKLES, WEIGHTS_FILE, refuse_unsafe_name
 from resnet_hub.errors import HubError
+from resnet_hub.files import expanded
 from resnet_hub.hub.commit import PushRequest, make_commit, read_back, refuse_taken_tag, staged_files
 from resnet_hub.hub.loading import check_files
 from resnet_hub.models.names import local_folder
@@ -120,7 +121,7 @@ def _checked_folder(folder: Path | str, repo_id: str) -> Path:
     """The model folder, after everything that can be refused without the Hub was looked at."""
     found = local_folder(folder)
     if found is None:
-        raise HubError(f"There is no folder {folder}.")
+        raise HubError(f"There is no folder {expanded(folder)}.")
     check_files(found / CONFIG_FILE, found / WEIGHTS_FILE, source=str(found))
     if offline():
         raise HubError("HF_HUB_OFFLINE is set, and nothing can be published without a connection. Unset it.")

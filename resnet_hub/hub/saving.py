@@ -23,7 +23,7 @@ from resnet_hub.cards.model_card import (
 )
 from resnet_hub.downloads.download import CONFIG_FILE, WEIGHTS_FILE
 from resnet_hub.errors import HubError, ModelError, some_of
-from resnet_hub.files import atomic_folder, write_atomically
+from resnet_hub.files import atomic_folder, expanded, write_atomically
 from resnet_hub.hub.config_file import OUR_KEY, TRAIN_SIZE, read_config, write_config
 from resnet_hub.hub.loading import load_files
 from resnet_hub.hub.weights import tensor_shapes, unwrap, write_weights
@@ -84,7 +84,7 @@ def save_folder(
         ModelError: the model is not one of timm's kind, has another number of outputs than `class_names`, or
             has weights that are not finite.
     """
-    folder, network = Path(folder), unwrap(model)
+    folder, network = expanded(folder), unwrap(model)
     _refuse_bad_request(network, folder, class_names=class_names, report=report, overwrite=overwrite)
     public = None if report is None else public_report(report)
     base_model = None if public is None else public.base_model
@@ -105,7 +105,7 @@ def save_folder(
                 TRAIN_SIZE: _train_input_size(network, train_image_size),
             },
         )
-        _copy_figures(figures or {}, scratch)
+        _copy_figures({title: expanded(path) for title, path in (figures or {}).items()}, scratch)
         if public is not None:
             public.save(scratch / REPORT_FILE)
             _write_eval_results(public, scratch)
@@ -122,6 +122,7 @@ def _train_input_size(model: nn.Module, image_size: int | None) -> list[int]:
 
 def generated_card(folder: Path, *, repo_id: str | None) -> str:
     """The card of the folder as its files have it, without anybody's edits."""
+    folder = expanded(folder)
     report_file = folder / REPORT_FILE
     report = RunReport.load(report_file) if report_file.is_file() else None
     return render_card(report, card_facts(folder, repo_id=repo_id))
@@ -129,7 +130,7 @@ def generated_card(folder: Path, *, repo_id: str | None) -> str:
 
 def current_card(folder: Path, *, repo_id: str | None) -> str:
     """The card of the folder as its files have it now, with the edits that somebody made in its README.md."""
-    return with_own_edits(generated_card(folder, repo_id=repo_id), folder=folder)
+    return with_own_edits(generated_card(folder, repo_id=repo_id), folder=expanded(folder))
 
 
 def with_own_edits(fresh: str, *, folder: Path) -> str:
@@ -150,8 +151,9 @@ def refresh_card(folder: Path, *, repo_id: str | None, edits_in: Path | None = N
 
     `edits_in` is the folder whose README.md has the edits, if that is another one.
     """
+    folder = expanded(folder)
     fresh = generated_card(folder, repo_id=repo_id)
-    card = with_own_edits(fresh, folder=edits_in or folder)
+    card = with_own_edits(fresh, folder=expanded(edits_in or folder))
     write_atomically(folder / CARD_BASE_FILE, fresh)
     write_atomically(folder / CARD_FILE, card)
     return folder / CARD_FILE

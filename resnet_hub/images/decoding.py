@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from resnet_hub.errors import UserError
+from resnet_hub.files import expanded
 
 try:
     # Pillow's own decoder with nothing around it: the same pixels in two thirds of the time.
@@ -254,7 +255,7 @@ def _encoded_bytes(source: bytes | bytearray | memoryview | str | Path | Mapping
         raise BadImageError("is missing: None")
     if isinstance(source, str | Path):
         try:
-            return Path(source).read_bytes()
+            return expanded(source).read_bytes()
         except OSError as error:
             raise BadImageError(f"cannot be read: {error.strerror or error}: {source}") from error
     if not isinstance(source, bytes | bytearray | memoryview):

@@ -13,6 +13,7 @@ from torch import nn
 
 from resnet_hub.downloads.download import CONFIG_FILE, PICKLES, WEIGHTS_FILE, fetch, pin, remember
 from resnet_hub.errors import HubError, ModelError, nearest
+from resnet_hub.files import expanded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ class RegistryName:
 def registry_name(name: str | Path) -> RegistryName | None:
     """The model of timm or of the family that is meant; None for a folder or a repository on the Hub.
 
-    A path, and whatever has a slash, is never the name of a model. The model goes before a folder here that
-    has its name; `./resnet18` is the folder.
+    A path, and whatever has a slash or ends like a file of weights, is never the name of a model. The model
+    goes before a folder here that has its name; `./resnet18` is the folder.
 
     Raises:
         ModelError: there is no such model and no such folder, or the model has no such weights.
@@ -38,6 +39,7 @@ def registry_name(name: str | Path) -> RegistryName | None:
     text = str(name)
     architecture = text.partition(".")[0]
     is_place = isinstance(name, Path) or "/" in text or text.startswith(("local-dir:", "hf-hub:"))
+    is_place = is_place or text.endswith((*PICKLES, ".safetensors"))
     if is_place or (Path(text).is_dir() and not timm.is_model(architecture)):
         return None
     if not timm.is_model(architecture):
@@ -55,7 +57,7 @@ def registry_name(name: str | Path) -> RegistryName | None:
 
 def local_folder(source: str | Path) -> Path | None:
     """The model folder that is meant, a run's `export/` for a run; None when there is no such folder."""
-    folder = Path(str(source).removeprefix("local-dir:"))
+    folder = expanded(str(source).removeprefix("local-dir:"))
     if not folder.is_dir():
         return None
     return folder / "export" if (folder / "export" / CONFIG_FILE).is_file() else folder
@@ -123,6 +125,7 @@ def fetch_weights(name: RegistryName, *, cache_dir: Path | None = None) -> Path 
         raise HubError(
             f"The weights of {name.text} are published as a pickle only ({filename}), which is not read."
         )
+    cache_dir = cache_dir and expanded(cache_dir)
     pinned = pin(repo_id, revision=revision, filename=filename, cache_dir=cache_dir)
     path = fetch(pinned, filename, cache_dir=cache_dir).path
     remember(pinned, cache_dir=cache_dir)

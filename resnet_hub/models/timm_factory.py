@@ -13,6 +13,7 @@ from timm.models import PretrainedCfg, build_model_with_cfg, is_model
 from torch import nn
 
 from resnet_hub.errors import ConfigError, ModelError, nearest
+from resnet_hub.files import expanded
 from resnet_hub.models.architecture import MyResNet
 from resnet_hub.models.names import fetch_weights, registry_name
 from resnet_hub.models.packaged_weights import file_of
@@ -193,10 +194,10 @@ def user_source(pretrained: str | Path | None, twin: str | None) -> dict[str, An
     """
     if pretrained is None:
         return {}
-    if Path(pretrained).suffix == ".safetensors":
-        if not Path(pretrained).is_file():
-            raise ModelError(f"There is no file {pretrained}; give the .safetensors file with the weights.")
-        return {"file": str(pretrained)}
+    if (file := expanded(pretrained)).suffix == ".safetensors":
+        if not file.is_file():
+            raise ModelError(f"There is no file {file}; give the .safetensors file with the weights.")
+        return {"file": str(file)}
     if isinstance(pretrained, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", pretrained):
         raise ModelError(
             f"pretrained={str(pretrained)!r} is neither a Hub repository ('user/name') nor a .safetensors "

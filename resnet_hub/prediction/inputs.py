@@ -11,6 +11,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from resnet_hub.errors import DataError, nearest
+from resnet_hub.files import expanded
 from resnet_hub.images.decoding import BadImageError
 from resnet_hub.images.folders import SUFFIXES, images_below
 
@@ -61,7 +62,7 @@ def is_url(text: str) -> bool:
 
 
 def _local(source: str) -> list[str]:
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         names = images_below(path)
         if not names:

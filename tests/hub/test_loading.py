@@ -12,10 +12,11 @@ import torch
 from huggingface_hub import HfApi, constants, hf_hub_download
 
 import resnet_hub
-from resnet_hub.downloads.download import download, download_files
+from resnet_hub.downloads.download import PICKLES, download, download_files
 from resnet_hub.errors import HubError, ModelError
 from resnet_hub.hub import refresh_card, save_folder
 from resnet_hub.models.names import fetch_weights, registry_name
+from resnet_hub.prediction.open_model import open_model
 from tests.hub_server.fixtures import NAMES, REPO, assert_same_weights, publish, weights_of
 
 pytest_plugins = ["tests.hub_server.fixtures"]
@@ -356,3 +357,40 @@ def test_timms_own_create_model_gets_the_checked_file(hub, tmp_path: Path):
     with pytest.raises(HubError):
         timm.create_model("my_resnet18", pretrained=True)
     assert fault.met >= 1
+
+
+@pytest.mark.parametrize("ending", [*PICKLES, ".pth.tar"])
+def test_a_pickle_is_not_read_and_the_message_tells_what_to_do_with_it(ending: str, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = Path(f"own{ending}")
+    torch.save(timm.create_model("my_resnet20", num_classes=2).state_dict(), file)
+    for source in (f"own{ending}", str(file.absolute()), file):
+        for read in (resnet_hub.load, open_model):
+            with pytest.raises(resnet_hub.UserError, match="is a pickle") as refused:
+                read(source)
+            message = str(refused.value)
+            assert message.count(". ") == 1
+            assert f"torch.load({str(source)!r}, weights_only=True)" in message
+            assert "resnet_hub.save_folder(model, 'own', class_names=[...])" in message
+
+
+def test_what_the_message_on_a_pickle_tells_to_type_makes_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = timm.create_model("my_resnet20", num_classes=2)
+    torch.save(model.state_dict(), "own.pth")
+    model.load_state_dict(torch.load("own.pth", weights_only=True))
+    resnet_hub.save_folder(model, "own", class_names=["no", "yes"])
+    assert_same_weights(resnet_hub.load("own"), model)
+
+
+def test_a_pickle_that_is_not_there_and_other_files_are_named_as_what_they_are(tmp_path, no_hub):
+    with pytest.raises(HubError, match="is a pickle"):
+        resnet_hub.load("own.pth")
+    (tmp_path / "alone").mkdir()
+    for name in ("alone/own.safetensors", "model.safetensors", "config.json", "notes.txt"):
+        (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(HubError, match=r"no config\.json beside it"):
+        resnet_hub.load(tmp_path / "alone/own.safetensors")
+    for name in ("model.safetensors", "notes.txt"):
+        with pytest.raises(HubError, match=r"is a file, and a model is a folder"):
+            resnet_hub.load(tmp_path / name)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from resnet_hub.files import expanded, expanded_text
 from resnet_hub.finetuning.config.checks import check_values
 
 Resume = Literal["auto", "never", "must"]
@@ -92,6 +93,10 @@ class DataOptions(SeededOptions):
     """Gigabytes that --image_cache may take; images beyond them are decoded anew each time."""
     image_memory_gb: float = 1.0
     """Gigabytes, per process, for validation and small training images, which are then decoded once."""
+
+    def __post_init__(self) -> None:
+        """Understand `~`."""
+        _expand_paths(self)
 
     @property
     def dataset(self) -> str:
@@ -253,7 +258,8 @@ class FinetuneConfig(RunOptions, MachineOptions, TrainingOptions, ImageOptions, 
     """What to fine-tune, on what, and how. Field docstrings are the help texts of the flags."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use."""
+        """Understand `~`, and refuse values that no run could use."""
+        _expand_paths(self)
         check_values(self)
 
     @property
@@ -268,6 +274,20 @@ class FinetuneConfig(RunOptions, MachineOptions, TrainingOptions, ImageOptions, 
     def repo_id(self) -> str:
         """The repository that the run is published to; without an owner it is the token's."""
         return self.hub_model_id or self.run_dir.name
+
+
+NAMES_OR_PATHS = ("model_name_or_path", "teacher_model", "dataset_name")
+"""Options that are text, and may be a path."""
+
+
+def _expand_paths(options: Any) -> None:
+    """Make paths of what was given as text, each with `~` replaced by the home folder."""
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if isinstance(value, str | Path) and each.type == Path | None:
+            object.__setattr__(options, each.name, expanded(value))
+        elif isinstance(value, str | Path) and each.name in NAMES_OR_PATHS:
+            object.__setattr__(options, each.name, expanded_text(value))
 
 
 FIELD_NAMES = tuple(field.name for field in fields(FinetuneConfig))

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from resnet_hub.errors import ConfigError, nearest
-from resnet_hub.files import write_atomically
+from resnet_hub.files import expanded, write_atomically
 from resnet_hub.finetuning.config.options import FinetuneConfig
 
 SHORT_NAMES = {"model": "model_name_or_path"}
@@ -57,6 +57,7 @@ def nearest_option(name: str, known: Iterable[str]) -> str:
 
 def load_config(path: Path) -> dict[str, Any]:
     """Read the options of a YAML file; raises ConfigError for an unknown key or a value of the wrong type."""
+    path = expanded(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

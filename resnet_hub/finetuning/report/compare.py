@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from resnet_hub.errors import ConfigError, some_of
+from resnet_hub.files import expanded
 from resnet_hub.finetuning.report import figures
 from resnet_hub.finetuning.report.figures import as_svg
 from resnet_hub.finetuning.report.html import document
@@ -58,6 +59,7 @@ class Comparison:
 
 def compare_runs(paths: Sequence[Path]) -> Comparison:
     """Read finished runs; raises ConfigError for a folder that holds none, with what it holds."""
+    paths = [expanded(path) for path in paths]
     folders = [_finished_run(path) for path in paths]
     reports = [RunReport.load(folder.report) for folder in folders]
     split = next((name for name in ("test", "validation") if all(getattr(r, name) for r in reports)), None)

@@ -50,7 +50,7 @@ class _Found:
 def open_given_folders(config: DataOptions) -> Source:
     """--train_dir and its companions: a folder of class folders, or of images and a table, for each split."""
     given = {"train": config.train_dir, "validation": config.validation_dir, "test": config.test_dir}
-    folders = {split: Path(folder).expanduser().resolve() for split, folder in given.items() if folder}
+    folders = {split: folder.resolve() for split, folder in given.items() if folder}
     for split, folder in folders.items():
         if not folder.is_dir():
             raise DataError(no_such_folder(f"{split}_dir", folder))

@@ -40,7 +40,7 @@ def open_source(config: DataOptions, *, needs_labels: bool = True) -> Source:
         )
     if config.dataset_name == DIGITS:
         return Source(name=DIGITS, revision=None, splits={"all": make_digits()}, folders=())
-    place = Path(config.dataset_name).expanduser()
+    place = Path(config.dataset_name)
     if place.is_dir():
         return open_folder(place, config, needs_labels=needs_labels)
     if place.is_file():
@@ -78,7 +78,7 @@ def find_builder(config: DataOptions) -> FoundBuilder | None:
     name = config.dataset_name
     if name is None or name == DIGITS:
         return None
-    place = Path(name).expanduser()
+    place = Path(name)
     if place.exists():
         builder = find_parquet_builder(place, config)
         return builder and FoundBuilder(name=name, revision=None, builder=builder)

@@ -109,7 +109,7 @@ def _open_parquet(
         columns=columns,
         split_sizes=index.split_sizes,
         shards=shards,
-        folders=() if revision else (Path(name).expanduser().resolve(),),
+        folders=() if revision else (Path(name).resolve(),),
         fingerprint=_digest(known),
         stamp=_digest([known, [_times(file) for file in index.files]]),
     )
