@@ -115,14 +115,13 @@ def validation_split(run: Path) -> "Split":
         UserError: the data is missing, too large to be read through for a few images, or needs an extra.
     """
     with naming_the_extra():
-        from resnet_hub.finetuning.config.options import FinetuneConfig  # noqa: PLC0415
-        from resnet_hub.finetuning.config.yaml_file import load_config  # noqa: PLC0415
         from resnet_hub.finetuning.data.load import load_data  # noqa: PLC0415
+        from resnet_hub.finetuning.run_folder.folder import RunFolder  # noqa: PLC0415
 
     total = sum(split.num_images for split in RunReport.load(run / "report.json").splits.values())
     if total > _LARGEST_DATA_SET:
         raise DataError(f"It has {total:,} images, which would all be read.")
-    data = load_data(FinetuneConfig(**load_config(run / "config.yaml")))
+    data = load_data(RunFolder(run).begun_config())
     return data.validation or data.mapped_train
 
 

@@ -150,6 +150,7 @@ def _make_report(run: Run, training: Training, scores: dict[str, Score | None]) 
     progress, data = training.progress, run.data
     training.trainer.stopwatch.settle()
     environment = json.loads(run.folder.environment.read_text(encoding="utf-8"))
+    environment.pop("cwd", None)
     return RunReport(
         **data.dataset_fields(),
         model=run.origin.name,

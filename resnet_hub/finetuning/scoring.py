@@ -17,8 +17,7 @@ from resnet_hub.files import atomic_folder
 from resnet_hub.finetuning.batches.augment import EvaluationTransform
 from resnet_hub.finetuning.batches.loader import ViewBatches
 from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
-from resnet_hub.finetuning.config.options import DataOptions, FinetuneConfig, MachineOptions
-from resnet_hub.finetuning.config.yaml_file import load_config
+from resnet_hub.finetuning.config.options import DataOptions, MachineOptions
 from resnet_hub.finetuning.data.load import load_data, load_split
 from resnet_hub.finetuning.data.split import Split
 from resnet_hub.finetuning.engine.forward import compute_split
@@ -28,6 +27,7 @@ from resnet_hub.finetuning.report.metrics import score_predictions
 from resnet_hub.finetuning.report.page import Page, render_page
 from resnet_hub.finetuning.report.predictions import Predictions, write_predictions
 from resnet_hub.finetuning.run_folder.environment import describe_environment
+from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.prediction.classify import class_names_of, probabilities
 from resnet_hub.prediction.open_model import open_model
@@ -175,7 +175,7 @@ def _load_run_data(request: ValidationRequest) -> _Data:
             f"Say what to score {request.model} on: --dataset_name NAME. Only a run's folder remembers its "
             "data."
         )
-    data = load_data(FinetuneConfig(**load_config(folder / "config.yaml")))
+    data = load_data(RunFolder(folder).begun_config())
     facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["facts"]
     if facts["data_fingerprint"] != data.fingerprint:
         raise DataError(

@@ -30,6 +30,8 @@ from tests.hub_server.fixtures import publish
 
 pytest_plugins = ["tests.hub_server.fixtures"]
 
+TINY_STEPS = ("--model", "my_resnet20", "--no-pretrained", "--image_size", "16", "--max_train_steps", "2")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -226,6 +228,40 @@ def test_a_run_whose_data_set_has_changed_is_not_compared_with_itself(run: Path,
     path.write_text(path.read_text().replace('"data_fingerprint": "', '"data_fingerprint": "0'))
     assert main(["validate", str(copy)]) == 2
     assert "no longer the one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output_dir", ["runs/colors", "{elsewhere}"])
+def test_a_run_with_relative_paths_is_used_from_another_folder(
+    output_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    project = tmp_path / "project"
+    for color in COLORS:
+        (project / "photos" / color).mkdir(parents=True)
+        for number in range(12):
+            photo(color, number).save(project / "photos" / color / f"{number}.png")
+    monkeypatch.chdir(project)
+    folder = Path(output_dir.format(elsewhere=tmp_path / "run")).absolute()
+    words = ["--train_dir", "photos", "--output_dir", output_dir.format(elsewhere=folder), *TINY_STEPS]
+    assert main(["finetune", *words]) == 0
+    capsys.readouterr()
+    wanted = scores_of(capsys, folder)["scores"]
+    (tmp_path / "other/photos/red").mkdir(parents=True)  # another folder of that name
+    monkeypatch.chdir(tmp_path / "other")
+    relative = os.path.relpath(folder)
+    assert scores_of(capsys, relative)["scores"] == wanted
+    for verb in (
+        ["predict", relative, str(project / "photos"), "--temperature", "auto"],
+        ["export", relative, "--output_dir", "files", "--formats", "pt2"],
+        ["compare", relative, "--output", "page.html"],
+        ["card", relative],
+    ):
+        assert main(verb) == 0, verb
+    assert "validation images of the run" in capsys.readouterr().out
+    report = RunReport.load(folder / "report.json")
+    assert str(project) not in json.dumps(report.environment)
+    if not output_dir.startswith("{"):
+        project.rename(tmp_path / "moved")
+        assert scores_of(capsys, "../moved/runs/colors")["scores"] == wanted
 
 
 def test_classes_are_matched_by_name_in_any_order():

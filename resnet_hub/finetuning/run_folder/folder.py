@@ -12,8 +12,9 @@ from typing import IO, Any
 
 from resnet_hub.errors import ConfigError
 from resnet_hub.files import check_can_hold_files, is_leftover, remove_leftovers, write_atomically
-from resnet_hub.finetuning.config.options import FinetuneConfig, Resume
+from resnet_hub.finetuning.config.options import FinetuneConfig, Resume, with_options
 from resnet_hub.finetuning.config.yaml_file import load_config, plain_values, save_config
+from resnet_hub.finetuning.data.sources.open import DIGITS
 from resnet_hub.finetuning.run_folder.environment import describe_environment, package_versions
 
 try:
@@ -100,6 +101,25 @@ class RunFolder:
     def example(self, split: str, row: int) -> Path:
         """The small picture of an image of a split, by its row in the data set."""
         return self.examples / f"{split}-{row}.webp"
+
+    def begun_config(self) -> FinetuneConfig:
+        """The run's configuration, with relative paths as they were where the run was begun.
+
+        Also where the run and its data were moved together: then the folder of the run leads there.
+        """
+        config = FinetuneConfig(**load_config(self.config))
+        begun_in = json.loads(self.environment.read_text(encoding="utf-8")).get("cwd")
+        places = [] if begun_in is None else [Path(begun_in)]
+        run, output_dir = self.path.resolve(), config.run_dir
+        if not output_dir.is_absolute() and run.parts[-len(output_dir.parts) :] == output_dir.parts:
+            places.append(run.parents[len(output_dir.parts) - 1])
+        found: dict[str, Any] = {}
+        for name in ("dataset_name", "train_dir", "validation_dir", "test_dir"):
+            value = getattr(config, name)
+            known = [place / value for place in places if value not in (None, DIGITS)]
+            if there := next((path for path in known if path.exists()), None):
+                found[name] = str(there)
+        return with_options(config, **found)
 
     def check_usable(self, resume: Resume) -> None:
         """Raise ConfigError if a run may not use this folder; writes nothing."""
@@ -201,7 +221,8 @@ class RunFolder:
         if self.config.exists():
             return
         self.plots.mkdir(parents=True, exist_ok=True)
-        record = {"facts": facts, "machine": machine} | describe_environment()
+        # Of the working folder relative paths start; the report, which travels, does without it.
+        record = {"facts": facts, "machine": machine, "cwd": str(Path.cwd())} | describe_environment()
         write_atomically(self.environment, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         self.write_bad_images(bad_images)
         save_config(config, self.config)
