@@ -199,9 +199,9 @@ class RunReport(DatasetRecord):
         """Read a `report.json`; raises UserError when it is not one."""
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path} is not a report.json of this version of resnet_hub: {error!r}"
+                f"{path} is not a report.json of this version of resnet_hub: {repr(error)[:200]}"
             ) from error
 
     @classmethod

@@ -314,7 +314,7 @@ def _checked(values: Any, rules: Mapping[str, Any], *, source: str, strict: bool
 def _obeys(rule: Any, value: Any) -> bool:
     try:
         return bool(rule(value))
-    except TypeError:  # not hashable, not iterable: a value of another kind altogether
+    except (TypeError, OverflowError):  # of another kind altogether: not iterable, or of 400 digits
         return False
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from resnet_hub.errors import ConfigError
 
+_MOST = 2**63  # what PyTorch and NumPy take as a seed or a count
+
 # (fields, test, what a valid value is)
 _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     (
@@ -192,6 +194,9 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Any], Any], str], ...] = (
 
 def check_values(config: Any) -> None:
     """Raise ConfigError for a value of a FinetuneConfig out of range or options that exclude each other."""
+    for name, value in vars(config).items():
+        if isinstance(value, int | float) and not abs(value) < _MOST:  # also not a number
+            raise ConfigError(f"--{name} is {str(value)[:40]}; it has to be a number below 2^63.")
     for names, is_valid, wanted in _RANGES:
         for name in names:
             value = getattr(config, name)

@@ -10,6 +10,7 @@ import yaml
 from resnet_hub.errors import ConfigError, nearest
 from resnet_hub.files import expanded, write_atomically
 from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.plain_yaml import MAX_YAML_BYTES, read_yaml
 
 SHORT_NAMES = {"model": "model_name_or_path"}
 """Names that are as good as the field's own."""
@@ -49,6 +50,9 @@ _NAMES_ELSEWHERE = {
 }
 
 
+_SHOWN = 80  # letters of a foreign value in a message
+
+
 def nearest_option(name: str, known: Iterable[str]) -> str:
     """Half a sentence that helps with an unknown option: what it is called here, or what is spelt alike."""
     here = _NAMES_ELSEWHERE.get(name)
@@ -59,10 +63,11 @@ def load_config(path: Path) -> dict[str, Any]:
     """Read the options of a YAML file; raises ConfigError for an unknown key or a value of the wrong type."""
     path = expanded(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            values = read_yaml(file.read(MAX_YAML_BYTES + 1).decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"--config {path}: there is no such file.{_other_configs(path)}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not plain YAML
         raise ConfigError(f"--config {path} cannot be read as YAML: {error}") from error
     if not isinstance(values or {}, dict):
         raise ConfigError(f"--config {path} has to hold `option: value` lines.")
@@ -107,7 +112,8 @@ def options_from_mapping(values: dict[str, Any], *, source: str) -> dict[str, An
         name = str(key).replace("-", "_")
         name = SHORT_NAMES.get(name, name)
         if name not in types:
-            raise ConfigError(f"{source} has an unknown option {key!r}; {nearest_option(name, types)}")
+            close = nearest_option(name[:_SHOWN], types)
+            raise ConfigError(f"{source} has an unknown option {repr(key)[:_SHOWN]}; {close}")
         options[name] = _convert(value, types[name], f"{source}: {name}")
     return options
 
@@ -119,20 +125,25 @@ def _convert(value: Any, wanted: Any, where: str) -> Any:
         text = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
         if text in choices:
             return text
-        raise ConfigError(f"{where} is {value!r}; {nearest(str(value), choices, shown=len(choices))}")
+        close = nearest(str(value)[:_SHOWN], choices, shown=len(choices))
+        raise ConfigError(f"{where} is {repr(value)[:_SHOWN]}; {close}")
     if choices:  # X | None
         return None if value is None else _convert(value, choices[0], where)
     if wanted is bool and isinstance(value, bool):
         return value
-    if wanted in (int, float, str, Path) and not isinstance(value, bool | list | dict) and value is not None:
+    if (
+        wanted in (int, float, str, Path)
+        and not isinstance(value, bool | list | dict)
+        and "\0" not in str(value)
+    ):
         try:
             converted = wanted(value)
-        except ValueError:
+        except (ValueError, TypeError, OverflowError):  # OverflowError: of infinity, or of 400 digits
             pass
         else:
             if not (wanted is int and isinstance(value, float) and converted != value):
                 return converted
-    raise ConfigError(f"{where} is {value!r}; it has to be of type {wanted.__name__}.")
+    raise ConfigError(f"{where} is {repr(value)[:_SHOWN]}; it has to be of type {wanted.__name__}.")
 
 
 def _other_configs(path: Path) -> str:
