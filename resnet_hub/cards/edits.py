@@ -1,17 +1,22 @@
 """A person's edits of a card, told from what was generated and carried over to the next generated card."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
-from difflib import SequenceMatcher
 from typing import Any
 
 import yaml
 
+from resnet_hub.cards.same_lines import changes, same_lines
 from resnet_hub.errors import HubError
+from resnet_hub.plain_yaml import read_yaml
 
 MAX_CARD_BYTES = 2**20
 
-_FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_MOST_LINES_MOVED = 10_000_000  # edits times lines: each edit moves all lines below it; half a second
+
+# Ends at the first line that is `---` and nothing else, as on the Hub: names may hold dashes.
+_FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(?:(.*?)\r?\n)??---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _MEASURED_KEYS = frozenset(
     {"model-index", "metrics"}
 )  # numbers, and what names them, are never typed by hand
@@ -23,8 +28,8 @@ def with_edits(fresh: str, *, edited: str, generated: str | None, source: str) -
     Args:
         fresh: the card as it is generated now.
         edited: the card as it is kept somewhere, by a person or by an earlier push.
-        generated: what `edited` was before anybody touched it; None for a card that was not made here, whose
-            whole text is then kept, above ours.
+        generated: what `edited` was before anybody touched it; None for a card that was not made here. Its
+            whole text is then kept, above ours, as is one with thousands of edits.
         source: how messages call the place where the edited card is.
 
     Raises:
@@ -32,18 +37,16 @@ def with_edits(fresh: str, *, edited: str, generated: str | None, source: str) -
     """
     fresh_data, fresh_text = _parts(fresh, source="the generated card")
     edited_data, edited_text = _parts(edited, source=source)
-    if generated is None:
-        data = _merged_data(fresh_data, edited=edited_data, generated={})
-        text = (
-            fresh_text
-            if edited_text.strip() in ("", fresh_text.strip())
-            else f"{edited_text.strip()}\n\n{fresh_text}"
-        )
-        return _card(data, text)
-    old_data, old_text = _parts(generated, source=source)
+    old_data, old_text = ({}, None) if generated is None else _parts(generated, source=source)
     data = _merged_data(fresh_data, edited=edited_data, generated=old_data)
-    lines = _merged_lines(fresh_text.splitlines(), edited_text.splitlines(), old_text.splitlines())
-    return _card(data, "\n".join(lines) + "\n")
+    lines = None
+    if old_text is not None:
+        lines = _merged_lines(fresh_text.splitlines(), edited_text.splitlines(), old_text.splitlines())
+    if lines is not None:
+        return _card(data, "\n".join(lines))
+    if edited_text.strip() in ("", fresh_text.strip()):
+        return _card(data, fresh_text)
+    return _card(data, f"{edited_text.strip()}\n\n{fresh_text}")
 
 
 def _merged_data(
@@ -63,63 +66,41 @@ def _merged_data(
     return merged
 
 
-def _merged_lines(fresh: list[str], edited: list[str], generated: list[str]) -> list[str]:
-    """Fresh lines with the edits applied at the places that correspond.
+def _merged_lines(fresh: list[str], edited: list[str], generated: list[str]) -> list[str] | None:
+    """Fresh lines with the edits applied at the places that correspond; None where too much was changed.
 
     Where the generated lines themselves have changed meanwhile, both are kept; rows of generated tables hold
     what was measured and are always fresh.
     """
-    where = _places(generated, fresh)
-    merged = list(fresh)
-    changes = SequenceMatcher(None, generated, edited, autojunk=False).get_opcodes()
-    for kind, start, end, first, last in reversed(changes):
-        if kind == "equal":
-            continue
-        old, new = generated[start:end], edited[first:last]
-        target = [where.get(place) for place in range(start, end)]
-        as_it_was = None not in target and not any(line.startswith("|") for line in old)
-        if not as_it_was:
+    edits = changes(generated, edited)
+    if len(edits) * (len(fresh) + len(edited)) > _MOST_LINES_MOVED:
+        return None
+    where = same_lines(generated, fresh)
+    kept = sorted(where)
+    merged: list[str | None] = list(fresh)
+    additions: list[tuple[int, list[str]]] = []
+    for places, lines in edits:
+        old, new = generated[places.start : places.stop], edited[lines.start : lines.stop]
+        target = [where[place] for place in places if place in where]
+        before = bisect_left(kept, places.start)
+        place = where[kept[before - 1]] + 1 if before else 0
+        if len(target) < len(places) or any(line.startswith("|") for line in old):
             new = [line for line in new if not line.startswith(("|", "!["))]
-        before = max((place for place in where if place < start), default=None)
-        place = 0 if before is None else where[before] + 1
-        if _is_there(new, merged):
-            new = []
-        if as_it_was and target:
-            place = min(number for number in target if number is not None)
-            merged[place : place + len(target)] = new
-        else:
+        elif target:
+            place = target[0]
+            # Taken out before anything is added, so that text which was moved does not count as there.
+            merged[place : place + len(target)] = [None] * len(target)
+        additions.append((place, new))
+    for place, new in reversed(additions):
+        if not _is_there(new, merged):
             merged[place:place] = new
-    return merged
+    return [line for line in merged if line is not None]
 
 
-def _places(first: Sequence[str], second: Sequence[str]) -> dict[int, int]:
-    """Line number in the first text -> line number of the same line in the second."""
-    blocks = SequenceMatcher(None, first, second, autojunk=False).get_matching_blocks()
-    return {block.a + step: block.b + step for block in blocks for step in range(block.size)}
-
-
-def _is_there(block: Sequence[str], lines: Sequence[str]) -> bool:
+def _is_there(block: Sequence[str], lines: Sequence[str | None]) -> bool:
     """Whether the block stands in the text already: an edit may arrive from the folder and from the Hub."""
-    wanted = [line for line in block if line.strip()]
-    if not wanted:
-        return False
-    solid = [line for line in lines if line.strip()]
-    return any(solid[start : start + len(wanted)] == wanted for start in range(len(solid) - len(wanted) + 1))
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, which can grow without bounds, and without keys that are given twice."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it uses an alias (*name)")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if len(keys) != len(set(map(str, keys))):
-            raise yaml.YAMLError("a key is given twice")
-        return super().construct_mapping(node, deep=deep)
+    wanted, solid = ([line for line in text if line and line.strip()] for text in (block, lines))
+    return bool(wanted) and "\n".join(["", *wanted, ""]) in "\n".join(["", *solid, ""])
 
 
 def _parts(card: str, *, source: str) -> tuple[dict[str, Any], str]:
@@ -132,11 +113,10 @@ def _parts(card: str, *, source: str) -> tuple[dict[str, Any], str]:
     if head is None:
         return {}, card
     try:
-        data = _PlainLoader(head[1]).get_single_data()
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        data = read_yaml(head[1] or "")
+    except ValueError as error:
         raise HubError(
-            f"The metadata of the README.md of {source} cannot be read: {reason}. Mend it there."
+            f"The metadata of the README.md of {source} cannot be read: {error}. Mend it there."
         ) from None
     if data is not None and not isinstance(data, dict):
         raise HubError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
 import yaml
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from tests.hub_server import files
 from tests.hub_server.answers import Answer, Refusal, Request, answer_json
@@ -84,9 +85,9 @@ def whoami(hub: "HubServer", request: Request) -> Answer:
 
 def validate_yaml(hub: "HubServer", request: Request) -> Answer:
     content = request.json()["content"]
-    head = re.match(r"\s*---[ \t]*\n(.*?)\n---", content, re.DOTALL)
+    head = REGEX_YAML_BLOCK.match(content)
     try:
-        data = yaml.safe_load(head[1]) if head else {}
+        data = yaml.safe_load(head[2]) if head else {}
         errors = [] if isinstance(data, dict) else ["the metadata is not a mapping"]
     except yaml.YAMLError as error:
         data, errors = {}, [str(error)]
@@ -148,8 +149,8 @@ def repo_info(hub: "HubServer", request: Request, kind: str, repo: str, rev: str
 
 
 def _card_data(text: str) -> dict[str, Any]:
-    head = re.match(r"\s*---[ \t]*\n(.*?)\n---", text, re.DOTALL)
-    return (yaml.safe_load(head[1]) if head else {}) or {}
+    head = REGEX_YAML_BLOCK.match(text)
+    return (yaml.safe_load(head[2]) if head else {}) or {}
 
 
 def tree(hub: "HubServer", request: Request, *, kind: str, repo: str, rev: str, path: str = "") -> Answer:
