@@ -267,6 +267,8 @@ def _encoded_bytes(source: bytes | bytearray | memoryview | str | Path | Mapping
 
 
 def _of_array(pixels: Pixels) -> Image.Image:
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
     if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
         raise BadImageError(
             f"is an array of {pixels.dtype} {pixels.shape}; it has to be uint8 (height, width, 3), or "

@@ -34,8 +34,10 @@ from resnet_hub.hub.config_file import problem_with_names
 _FEWEST_CAPTIONS = 4  # images with a label each, from which on the labels are taken for captions
 
 
-def load_data(config: DataOptions, inspect: Inspector | None = None) -> ImageData:
-    """Find, read, check and split the data set that `config` names.
+def load_data(
+    config: DataOptions, inspect: Inspector | None = None, *, source: Source | None = None
+) -> ImageData:
+    """Find, read, check and split the data set that `config` names, or the one that is given.
 
     Every image is read once, by `inspect`; without it by this process alone. Raises DataError, before
     anything is written, for whatever cannot be found, understood or trusted. With `--streaming` the training
@@ -44,7 +46,7 @@ def load_data(config: DataOptions, inspect: Inspector | None = None) -> ImageDat
     inspect = inspect or Inspector()
     if config.streaming:
         return load_streamed(config, inspect)
-    source = open_source(config)
+    source = source or open_source(config)
     sizes = {name: len(split) for name, split in source.splits.items()}
     roles = find_roles(sizes, config)
     columns = find_columns(_features_of_train(source, roles["train"], sizes), config)

@@ -97,10 +97,10 @@ def _read_lines(path: Path, text: str) -> pa.Table:
                 raise DataError(f"Line {number} of {path} is no JSON object with a field per column.")
             rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: _as_values([row.get(name) for row in rows]) for name in names})
+    return pa.table({name: as_values([row.get(name) for row in rows]) for name in names})
 
 
-def _as_values(values: list[Any]) -> pa.Array:
+def as_values(values: list[Any]) -> pa.Array:
     """The values with their own types; texts, if they have several."""
     try:
         return pa.array(values)
@@ -109,4 +109,4 @@ def _as_values(values: list[Any]) -> pa.Array:
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

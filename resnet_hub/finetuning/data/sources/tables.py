@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 from datasets import ClassLabel, DatasetInfo, Features, Image, List
+from datasets.table import table_cast
 
 from resnet_hub.errors import DataError
 from resnet_hub.finetuning.config.options import DataOptions
@@ -18,7 +19,7 @@ from resnet_hub.finetuning.data.sources.layout import is_exactly_a_split, split_
 from resnet_hub.finetuning.data.sources.table_files import is_table, read_table
 from resnet_hub.images.folders import folders_in
 
-_PATH_NAMES = (
+PATH_NAMES = (
     *("file_name", "filename", "file", "image", "img", "path", "filepath", "filepaths", "file_path"),
     *("image_path", "img_path", "image_name", "img_name", "image_id", "image_file", "id", "name"),
 )
@@ -49,13 +50,12 @@ class ImageTable:
 
     def names_labels(self, config: DataOptions) -> bool:
         """Whether a column has a label's name, or is asked for."""
-        if config.label_column_name is not None:
-            return config.label_column_name in self.others
-        return any(map(is_label_name, self.others))
+        return _names_labels(self.others, config)
 
     def has_labels(self, config: DataOptions) -> bool:
         """Whether it is clear which columns hold labels."""
-        return self.names_labels(config) or len(self.others) == 1 or bool(_indicators(self, config))
+        indicators = find_indicators(self.rows, self.paths, config)
+        return self.names_labels(config) or len(self.others) == 1 or bool(indicators)
 
     def places(self) -> list[Place | None]:
         """Where each row leads; None for one that names nothing."""
@@ -130,17 +130,15 @@ def read_image_tables(
     places = [table.places() for table in tables]
     rows = [_with_images(table, found, image) for table, found in zip(tables, places, strict=True)]
     features: dict[str, Any] = {image: Image()}
-    names, notes = _indicators(first, config), []
-    if names and all(set(names) <= set(part.column_names) for part in rows):
-        rows, features["label"] = _with_labels(rows, names)
-        notes.append(f"The {len(names)} columns of zeros and ones are the classes: {_some(names)}.")
+    rows, indicated, notes = with_indicated_labels(rows, image, config)
+    features |= indicated
     splits: dict[str, datasets.Dataset] = {}
     for table, part, found in zip(tables, rows, places, strict=True):
         notes += _notes_on_rows(table, found)
-        for split, mask in _splits_of_rows(part, table).items():
-            chosen = part if mask is None else part.filter(pa.array(mask))
-            splits[split] = _as_dataset(table.file, chosen, features)
-            if mask is not None:
+        named = {} if table.split else splits_of_rows(part)
+        for split, chosen in (named or {table.split or "train": part}).items():
+            splits[split] = as_dataset(chosen, features, fingerprint=_stamp(table.file, chosen, image))
+            if named:
                 notes.append(f"{split}: {len(chosen):,} rows of {table.file.name}, by its column of splits.")
     listed = {place.path for found in places for place in found if place is not None}
     unlisted = {path for table in tables for path in table.index.paths} - listed
@@ -161,7 +159,7 @@ def _find_path_column(
             continue
         cells = [str(cell) for cell in rows.column(name).slice(0, _LOOKED_AT).to_pylist() if cell is not None]
         found = [cell for cell in cells if index.find(cell, split).verdict in ("found", "ambiguous")]
-        usual = name.lower() in _PATH_NAMES
+        usual = name.lower() in PATH_NAMES
         if found and (usual or len(found) >= _FEWEST_FOUND * len(cells)):
             candidates.append(((usual, len(set(found))), name))
     return max(candidates, key=lambda candidate: candidate[0])[1] if candidates else None
@@ -173,23 +171,35 @@ def _with_images(table: ImageTable, places: Sequence[Place | None], image: str) 
     return table.rows.set_column(table.rows.column_names.index(table.paths), image, column)
 
 
-def _indicators(table: ImageTable, config: DataOptions) -> list[str]:
-    """The columns, two or more, if all but those of paths and splits hold nothing but zeros and ones."""
-    if table.names_labels(config):
+def _names_labels(columns: Sequence[str], config: DataOptions) -> bool:
+    if config.label_column_name is not None:
+        return config.label_column_name in columns
+    return any(map(is_label_name, columns))
+
+
+def find_indicators(rows: pa.Table, image: str, config: DataOptions) -> list[str]:
+    """The columns, two or more, if all but those of images and splits hold nothing but zeros and ones."""
+    others = [name for name in rows.column_names if name != image]
+    if _names_labels(others, config):
         return []
-    names = [name for name in table.others if name.lower() not in _SPLIT_NAMES]
+    names = [name for name in others if name.lower() not in _SPLIT_NAMES]
     for name in names:
-        values = table.rows.column(name).unique().to_pylist()
+        values = rows.column(name).unique().to_pylist()
         if not {str(value) for value in values} <= {*_ONES, *_ZEROS}:
             return []
     return names if len(names) > 1 else []
 
 
-def _with_labels(parts: Sequence[pa.Table], names: list[str]) -> tuple[list[pa.Table], Any]:
-    """The rows with a column of labels in place of the indicators, and its type.
+def with_indicated_labels(
+    parts: Sequence[pa.Table], image: str, config: DataOptions
+) -> tuple[list[pa.Table], dict[str, Any], list[str]]:
+    """The rows with a column `label` in place of indicators, if there are any; its type; and a note.
 
     A row has one label if every row has exactly one 1, else a list of labels.
     """
+    names = find_indicators(parts[0], image, config)
+    if not names or not all(set(names) <= set(part.column_names) for part in parts):
+        return list(parts), {}, []
     ones = [
         [
             [number for number, value in enumerate(row) if str(value) in _ONES]
@@ -203,30 +213,35 @@ def _with_labels(parts: Sequence[pa.Table], names: list[str]) -> tuple[list[pa.T
     for part, rows in zip(parts, ones, strict=True):
         labels = pa.array([row[0] for row in rows]) if single else pa.array(rows, pa.list_(pa.int64()))
         made.append(part.drop_columns(names).append_column("label", labels))
-    return made, feature
+    note = f"The {len(names)} columns of zeros and ones are the classes: {_some(names)}."
+    return made, {"label": feature}, [note]
 
 
-def _splits_of_rows(rows: pa.Table, table: ImageTable) -> dict[str, list[bool] | None]:
-    """Split -> which rows are in it; None for all of them."""
+def splits_of_rows(rows: pa.Table) -> dict[str, pa.Table]:
+    """The rows of each split, as a column of splits has it; empty if there is no such column."""
     for name in rows.column_names:
-        if table.split is not None or name.lower() not in _SPLIT_NAMES:
+        if name.lower() not in _SPLIT_NAMES:
             continue
         values = rows.column(name).to_pylist()
         found = {value: split_of(str(value)) for value in set(values)}
         if "train" in found.values() and all(value and is_exactly_a_split(str(value)) for value in found):
             splits = dict.fromkeys(sorted(split for split in found.values() if split))
-            return {split: [found[value] == split for value in values] for split in splits}
-    return {table.split or "train": None}
+            return {
+                split: rows.filter(pa.array([found[value] == split for value in values])) for split in splits
+            }
+    return {}
 
 
-def _as_dataset(file: Path, rows: pa.Table, features: Mapping[str, Any]) -> datasets.Dataset:
+def as_dataset(rows: pa.Table, features: Mapping[str, Any], *, fingerprint: str) -> datasets.Dataset:
     """The rows as a data set with these types of columns."""
-    plain = datasets.Dataset(rows.replace_schema_metadata(None))
-    types = Features({**plain.features, **features})
-    image = next(iter(features))
+    types = Features({**Features.from_arrow_schema(rows.schema.remove_metadata()), **features})
+    table = table_cast(rows.replace_schema_metadata(None), types.arrow_schema)
+    return datasets.Dataset(table, info=DatasetInfo(features=types), fingerprint=fingerprint)
+
+
+def _stamp(file: Path, rows: pa.Table, image: str) -> str:
     paths = [path for path in rows.column(image).to_pylist() if path and Path(path).is_file()]
-    stamp = fingerprint_of_files(file.parent, [str(file), *paths])
-    return datasets.Dataset(plain.cast(types).data, info=DatasetInfo(features=types), fingerprint=stamp)
+    return fingerprint_of_files(file.parent, [str(file), *paths])
 
 
 def _notes_on_rows(table: ImageTable, places: Sequence[Place | None]) -> list[str]:
