@@ -13,6 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from resnet_hub.errors import naming_the_extra
 from resnet_hub.timm_hook import register_family_with_timm
 
 if TYPE_CHECKING:  # the same names for editors and type checkers, which do not run this file
@@ -21,6 +22,9 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which do not 
     from resnet_hub.downloads.download import download as download
     from resnet_hub.errors import RunError as RunError
     from resnet_hub.errors import UserError as UserError
+    from resnet_hub.finetuning.from_python import FinetuneResult as FinetuneResult
+    from resnet_hub.finetuning.from_python import finetune as finetune
+    from resnet_hub.finetuning.machine.preemption import Preempted as Preempted
     from resnet_hub.hub import load as load
     from resnet_hub.hub import push_folder as push_folder
     from resnet_hub.hub import save_folder as save_folder
@@ -35,7 +39,9 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which do not 
     __version__: str
 
 _PLACES = {
+    "FinetuneResult": "resnet_hub.finetuning.from_python",
     "MyResNet": "resnet_hub.models.architecture",
+    "Preempted": "resnet_hub.finetuning.machine.preemption",
     "RunError": "resnet_hub.errors",
     "UserError": "resnet_hub.errors",
     "Variant": "resnet_hub.models.architecture",
@@ -43,6 +49,7 @@ _PLACES = {
     "classify_all": "resnet_hub.prediction.classify",
     "create_model": "timm",
     "download": "resnet_hub.downloads.download",
+    "finetune": "resnet_hub.finetuning.from_python",
     "list_models": "resnet_hub.models.my_resnet",
     "load": "resnet_hub.hub",
     "optimize_for_inference": "resnet_hub.models.optimize",
@@ -57,7 +64,8 @@ __all__ = list(_PLACES)  # pyright: ignore[reportUnsupportedDunderAll]  it reads
 def __getattr__(name: str) -> Any:
     """A public name or a module of the package, imported at its first use (PEP 562)."""
     if name in _PLACES:
-        value = getattr(import_module(_PLACES[name]), name)
+        with naming_the_extra():
+            value = getattr(import_module(_PLACES[name]), name)
     elif name == "__version__":
         value = import_module("importlib.metadata").version(__name__)
     elif not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:

@@ -18,7 +18,8 @@ ROOMS = (
     "prediction formats",
     "finetuning.config finetuning.machine finetuning.network finetuning.data finetuning.batches",
     "finetuning.engine finetuning.run_folder finetuning.report finetuning.training",
-    "finetuning.prepare finetuning.scoring finetuning.finish finetuning.run finetuning.__main__ finetuning",
+    "finetuning.prepare finetuning.scoring finetuning.finish finetuning.run finetuning.from_python",
+    "finetuning.__main__ finetuning",
     "demo cli __main__",
 )
 ORDER = " ".join(ROOMS).split()

@@ -239,7 +239,7 @@ def summarise(report: RunReport) -> str:
     lines = [
         "",
         *(
-            f"{name:11}{_describe(score)}"
+            f"{name:11}{describe_score(score)}"
             for name, score in (("validation", report.validation), ("test", report.test))
             if score is not None
         ),
@@ -265,7 +265,8 @@ def _describe_training(train: TrainRecord) -> str:
     return f"{epochs}{train.seconds:.0f} s, {train.images_per_second:.0f} images/s"
 
 
-def _describe(score: Score) -> str:
+def describe_score(score: Score) -> str:
+    """Accuracy with its interval, and the other numbers of a score, in a line."""
     low, high = score.accuracy_interval_95
     return (
         f"accuracy {score.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "

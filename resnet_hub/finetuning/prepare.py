@@ -36,9 +36,10 @@ from resnet_hub.finetuning.machine.ranks import Crew
 from resnet_hub.finetuning.network.build import (
     StartingPoint,
     build_model,
-    check_model_name,
+    check_model,
     check_takes_images,
     evaluation_preprocessing,
+    start_from,
     width_of,
 )
 from resnet_hub.finetuning.network.freezing import check_freezing
@@ -46,6 +47,7 @@ from resnet_hub.finetuning.network.teacher import load_teacher
 from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.finetuning.run_folder.tracking import check_trackers
 from resnet_hub.finetuning.training.context import Run
+from resnet_hub.finetuning.training.given import NOTHING_GIVEN, Given
 from resnet_hub.hub import may_be_public
 from resnet_hub.images.preprocessing import Preprocessing
 
@@ -55,7 +57,7 @@ logger = logging.getLogger(__name__)
 _COPIES_OF_FEATURES = 3  # as they came, on the device, and standardised
 
 
-def prepare(asked: FinetuneConfig, watch: PreemptionWatch) -> Run:
+def prepare(asked: FinetuneConfig, watch: PreemptionWatch, given: Given = NOTHING_GIVEN) -> Run:
     """Check the request, understand the data, build the model and decide what was left open.
 
     Raises UserError, with nothing written, for whatever cannot be carried out.
@@ -63,15 +65,19 @@ def prepare(asked: FinetuneConfig, watch: PreemptionWatch) -> Run:
     folder = RunFolder(asked.run_dir)
     asked = with_options(asked, output_dir=folder.path)
     _check_request(asked, folder)
+    check_model(asked, given.network)
     machine = start_machine(asked, finds_unused=asked.gradual_unfreezing is not None)
     display = Display(is_main=machine.is_main)
     crew = _crew(machine, display, watch)
-    data = load_data(asked, Inspector(crew=crew, memory=_images_seen()))
+    data = load_data(asked, Inspector(crew=crew, memory=_images_seen()), source=given.source)
     display.say(data.table())
     _check_validation(asked, data)
     if machine.agree_any(watch.requested):
         raise Preempted
-    model, start = build_model(asked, class_names=data.class_names)
+    if given.network is None:
+        model, start = build_model(asked, class_names=data.class_names)
+    else:
+        model, start = start_from(given.network, class_names=data.class_names, seed=asked.seed)
     settings = decide(asked, _situation(data, model, start, machine))  # from here on nothing is open
     preprocessing = evaluation_preprocessing(
         model, image_size=settings.images.image_size, crop_fraction=asked.crop_pct
@@ -111,7 +117,6 @@ def prepare(asked: FinetuneConfig, watch: PreemptionWatch) -> Run:
 def _check_request(asked: FinetuneConfig, folder: RunFolder) -> None:
     """Refuse what no data set and no network could make right, before anything is loaded."""
     folder.check_usable(asked.resume)
-    check_model_name(asked)
     check_trackers(asked.report_to)
     if asked.auto_augment:
         parse_auto_augment(asked.auto_augment)

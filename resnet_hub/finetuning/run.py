@@ -17,17 +17,18 @@ from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.finetuning.training.bad_images import all_left_out
 from resnet_hub.finetuning.training.context import Run
 from resnet_hub.finetuning.training.epochs import draw_first_batches, fit_new_fc, train_epochs
+from resnet_hub.finetuning.training.given import NOTHING_GIVEN, Given
 from resnet_hub.finetuning.training.rate_finder import RateSearch, search_rate
 from resnet_hub.finetuning.training.state import fc_is_to_be_fitted, start_or_resume
 from resnet_hub.finetuning.training.suspects import LabelInspection, inspect_run
 from resnet_hub.results import RunReport
 
 
-def finetune(config: FinetuneConfig) -> RunReport:
+def finetune(config: FinetuneConfig, given: Given = NOTHING_GIVEN) -> RunReport:
     """Fine-tune one model on one data set and return what was measured.
 
-    The same configuration goes on with an unfinished run in its `output_dir`. Every process of the run calls
-    this, and every one gets the report.
+    The same call resumes an unfinished run in its `output_dir`. Every process of the run calls this, and
+    every one gets the report. Objects that are given take the place of what the configuration names.
 
     Raises:
         UserError: the request cannot be carried out; nothing was written.
@@ -36,16 +37,16 @@ def finetune(config: FinetuneConfig) -> RunReport:
         Preempted: a signal asked to stop; a checkpoint was written and the same call goes on from it.
     """
     folder = RunFolder(config.run_dir)
-    report = RunReport.load(folder.report) if folder.awaits_publishing(config) else _finetune(config)
+    report = RunReport.load(folder.report) if folder.awaits_publishing(config) else _finetune(config, given)
     # Signals are no longer waited for: one that ends this loses nothing, and the same call publishes.
     if config.push_to_hub and os.environ.get("RANK", "0") == "0":
         publish(folder, config.repo_id, private=config.hub_private_repo)
     return report
 
 
-def _finetune(config: FinetuneConfig) -> RunReport:
+def _finetune(config: FinetuneConfig, given: Given) -> RunReport:
     with naming_lost_processes(), naming_full_disks(), PreemptionWatch() as watch:
-        run = prepare(config, watch)
+        run = prepare(config, watch, given)
         confirm_publishing(run)
         with run.folder.in_use() if run.machine.is_main else nullcontext():
             if run.machine.is_main:

@@ -100,8 +100,8 @@ class DataOptions(SeededOptions):
 
     @property
     def dataset(self) -> str:
-        """What the user called the data set: its name, or the training folder."""
-        return self.dataset_name or str(self.train_dir)
+        """What the user called the data set: its name, the training folder, or the title of one in memory."""
+        return self.dataset_name or str(self.train_dir or self.dataset_title or "images")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,12 @@
 """From a name to a network with a new `fc` for the classes of the data set."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
@@ -16,6 +19,8 @@ from resnet_hub.errors import ConfigError, ModelError, UserError
 from resnet_hub.finetuning.config.options import ModelOptions
 from resnet_hub.finetuning.config.settings import ImageSettings
 from resnet_hub.hub.loading import load_with_config
+from resnet_hub.hub.saving import save_folder
+from resnet_hub.hub.weights import unwrap
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.models.names import check_weights, pretrained_overlay, registry_name
 from resnet_hub.models.packaged_weights import is_packaged
@@ -34,28 +39,34 @@ class StartingPoint:
     base_license: str | None
     train_image_size: int
     """Height in pixels of the images that they were trained on."""
+    digest: str | None = None
+    """Of the weights of a network that was given as an object."""
 
 
-def check_model_name(asked: ModelOptions) -> None:
+def check_model(asked: ModelOptions, network: nn.Module | None) -> None:
     """Raise ConfigError for a model that cannot be built, before anything else is done."""
-    name = registry_name(asked.model_name_or_path)
+    name = registry_name(asked.model_name_or_path) if network is None else None
     if name is None:
         if not asked.pretrained or asked.drop_path_rate:
             flag = "--drop_path_rate" if asked.pretrained else "--no-pretrained"
             raise ConfigError(
-                f"{flag} needs the name of a model, and {asked.model_name_or_path} is a trained model."
+                f"{flag} needs the name of a model, and {asked.model_name_or_path} comes with its own."
             )
         return
-    if not is_model_in_modules(name.architecture, ["my_resnet", "resnet"]):
-        raise ConfigError(
-            f"{name.architecture} is not a ResNet. Only this family (`resnet-hub list`) and timm's ResNets "
-            f"can be fine-tuned."
-        )
+    _check_is_resnet(name.architecture)
     if asked.pretrained:
         try:
             check_weights(name)
         except ModelError as error:
             raise ConfigError(f"{error} To start from random weights, add --no-pretrained.") from error
+
+
+def _check_is_resnet(architecture: str) -> None:
+    if not is_model_in_modules(architecture, ["my_resnet", "resnet"]):
+        raise ConfigError(
+            f"{architecture} is not a ResNet. Only this family (`resnet-hub list`) and timm's ResNets can be "
+            f"fine-tuned."
+        )
 
 
 def build_model(asked: ModelOptions, *, class_names: tuple[str, ...]) -> tuple[nn.Module, StartingPoint]:
@@ -88,6 +99,51 @@ def build_model(asked: ModelOptions, *, class_names: tuple[str, ...]) -> tuple[n
         start = _starting_point(model, pretrained=asked.pretrained)
     torch.manual_seed(asked.seed)
     model.reset_classifier(len(class_names))  # pyright: ignore[reportCallIssue]
+    return model, start
+
+
+def check_network(network: nn.Module) -> nn.Module:
+    """The network out of any wrapping; UserError if it is not a ResNet of timm or cannot be exported."""
+    network = unwrap(network)
+    _check_is_resnet(architecture_of(network))
+    outputs: Any = network.num_classes
+    with TemporaryDirectory() as scratch:  # what cannot be exported shows before it is trained
+        copied = deepcopy(network).cpu().float()
+        save_folder(copied, Path(scratch) / "export", class_names=[str(n) for n in range(outputs)])
+    return network
+
+
+def architecture_of(network: nn.Module) -> str:
+    """The name that timm builds the network by; ModelError if it has none."""
+    cfg = getattr(network, "pretrained_cfg", None)
+    if not isinstance(cfg, dict) or "architecture" not in cfg:
+        raise ModelError(
+            f"A {type(network).__name__} without timm's pretrained_cfg could not be built again after the "
+            "run. Make the network with timm.create_model or resnet_hub.create_model."
+        )
+    return cfg["architecture"]
+
+
+def start_from(
+    network: nn.Module, *, class_names: tuple[str, ...], seed: int
+) -> tuple[nn.Module, StartingPoint]:
+    """A copy of the network, with a new `fc` where its classes differ, and what is known of its weights."""
+    model = deepcopy(network).cpu().float().requires_grad_(True)
+    cfg: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
+    names = tuple(cfg.get("label_names") or ())
+    if names != class_names and (names or model.num_classes != len(class_names)):
+        torch.manual_seed(seed)
+        model.reset_classifier(len(class_names))  # pyright: ignore[reportCallIssue]
+    digest = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    start = StartingPoint(
+        name=cfg["architecture"],
+        base_model="a network in memory",
+        base_license=None,
+        train_image_size=cfg["input_size"][1],
+        digest=digest.hexdigest(),
+    )
     return model, start
 
 

@@ -168,13 +168,23 @@ class RunFolder:
     def awaits_publishing(self, config: FinetuneConfig) -> bool:
         """Whether the folder holds a finished run of this configuration, all of it but its publication.
 
-        Options that were left open count as the same. Processes besides the main one do not publish, so for
-        them it does not matter whether that one has done it by now.
+        Processes besides the main one do not publish, so for them it does not matter whether that one has
+        done it by now.
         """
         if not (config.push_to_hub and self.report.exists() and self.config.exists()):
             return False
         if self.published.exists() and os.environ.get("RANK", "0") == "0":
             return False
+        return self._is_of(config)
+
+    def is_free_for(self, config: FinetuneConfig) -> bool:
+        """Whether a run of this configuration can begin here, resume, or only has to be published."""
+        if self.report.exists():
+            return self.awaits_publishing(config)
+        return self._is_of(config) if self.config.exists() else not self._has_foreign_files()
+
+    def _is_of(self, config: FinetuneConfig) -> bool:
+        """Whether the run here was asked for by this configuration; options left open count as the same."""
         before = plain_values(FinetuneConfig(**load_config(self.config)))
         typed = {name: value for name, value in plain_values(config).items() if value is not None}
         return all(before[name] == value for name, value in typed.items() if name not in _FREE_TO_CHANGE)

@@ -65,7 +65,7 @@ class Run:
             "data_fingerprint": self.data.fingerprint,
             "class_names": list(self.data.class_names),
             "images_per_step": self.plan.global_batch_size,
-            "weights": self.origin.name,
+            "weights": self.origin.digest or self.origin.name,
             "teacher_weights": None if self.teacher is None else self.teacher.digest(),
             "short_side_kept": self._short_side if self.settings.data.image_cache else None,
         }
