@@ -46,6 +46,14 @@ def wilson_interval(correct: float, total: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def probability_text(probability: float) -> str:
+    """A probability in percent; nothing is rounded to 0 or 100."""
+    percent = 100 * probability
+    if percent < 0.1:
+        return "<0.1 %"
+    return ">99.9 %" if percent > 99.9 else f"{percent:.1f} %"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassScore:
     """How well one class was told from the others on one split."""

@@ -22,6 +22,7 @@ from resnet_hub.finetuning.report.figures import (
     confusion_matrix,
     learning_curves,
     save_figure,
+    was_trained,
 )
 from resnet_hub.finetuning.report.html import save_thumbnail
 from resnet_hub.finetuning.report.metrics import confusion_counts, score_predictions, value_of
@@ -100,7 +101,7 @@ def write_results(run: Run, training: Training, report: RunReport, logits: dict[
         _save_examples(run, predictions[-1])
     figures: dict[str, Path] = {}
     events = folder.events()
-    if any(event["event"] == "train" for event in events):
+    if was_trained(events):
         drawn = learning_curves(events, kept_epoch=training.progress.best_epoch)
         figures["Learning curves"] = save_figure(drawn, folder.plots / "learning_curves.png")
     if predictions and not report.multi_label and len(report.class_names) <= MAX_DRAWN_CLASSES:

@@ -124,7 +124,7 @@ def comparison_page(comparison: Comparison) -> str:
     events = {run.name: run.folder.events() for run in runs}
     scores = {run.name: run.score for run in runs if run.score is not None}
     curves = {
-        "Validation accuracy over the epochs.": figures.accuracy_curve(events),
+        "Validation accuracy over the epochs.": figures.score_curve(events),
         "Loss over the epochs: training dashed, validation drawn through.": figures.loss_curve(events),
     }
     return document(

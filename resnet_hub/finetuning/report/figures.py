@@ -4,7 +4,8 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,27 +37,39 @@ _SMALLEST_SHOWN = 64  # pixels; smaller images of a batch are enlarged by a whol
 
 _INK = "#010203"  # in an SVG it becomes the text color of the page, dark or light
 _MUTED = "#8a94a3"  # legible on white and on black, as are the colors of curves
-_COLORS = ("#3b82f6", "#e08a00", "#10a37f", "#a855f7", "#ef4444", "#0ea5b7", "#84a300", "#64748b")
+_COLORS = ("#3b82f6", "#c47500", "#10a37f", "#a855f7", "#ef4444", "#0ea5b7", "#84a300", "#64748b")
+_SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1", "mean_average_precision": "mAP"}
 _RIGHT, _WRONG = (59, 130, 246), (239, 68, 68)  # of the confusion matrix, as red, green, blue
 
 
-def loss_curve(runs: Mapping[str, Events], *, kept_epoch: int | None = None) -> Figure | None:
-    """Loss over the epochs, of training and of validation; None where nothing was trained."""
+def was_trained(events: Events) -> bool:
+    """Whether there are curves to draw: something was measured after a step of training."""
+    return any(event["step"] > 0 for event in events if event["event"] in ("train", "validation"))
+
+
+def loss_curve(
+    runs: Mapping[str, Events], *, kept_epoch: int | None = None, trained_with: str = "regularized"
+) -> Figure | None:
+    """Loss over the epochs, of training and of validation; None where nothing was trained.
+
+    Training's is named by what sets it apart from validation's, `trained_with`.
+    """
     figure, axes = _chart("epoch", "loss")
-    return figure if _draw_losses(axes, runs, kept_epoch) else None
+    return figure if _draw_losses(axes, runs, kept_epoch, trained_with) else None
 
 
-def accuracy_curve(runs: Mapping[str, Events], *, kept_epoch: int | None = None) -> Figure | None:
-    """Validation accuracy over the epochs; None where there was no validation."""
-    figure, axes = _chart("epoch", "validation accuracy, %")
-    return figure if _draw_accuracies(axes, runs, kept_epoch) else None
+def score_curve(runs: Mapping[str, Events], *, kept_epoch: int | None = None) -> Figure | None:
+    """Validation accuracy over the epochs, with macro F1 for one run; None without validation."""
+    figure, axes = _chart("epoch", _score_title(runs))
+    return figure if _draw_scores(axes, runs, kept_epoch) else None
 
 
 def learning_curves(events: Events, *, kept_epoch: int | None = None) -> Figure:
-    """Loss and validation accuracy of one run side by side."""
-    figure, (losses, accuracies) = _charts(("epoch", "loss"), ("epoch", "validation accuracy, %"))
-    _draw_losses(losses, {"": events}, kept_epoch)
-    _draw_accuracies(accuracies, {"": events}, kept_epoch)
+    """Loss and validation scores of one run side by side."""
+    runs = {"": events}
+    figure, (losses, scores) = _charts(("epoch", "loss"), ("epoch", _score_title(runs)))
+    _draw_losses(losses, runs, kept_epoch, "regularized")
+    _draw_scores(scores, runs, kept_epoch)
     return figure
 
 
@@ -107,6 +120,11 @@ def accuracy_intervals(scores: Mapping[str, Score]) -> Figure:
     return figure
 
 
+def largest_confusion(counts: np.ndarray) -> float:
+    """The largest share of a true class that is taken for one other class: the darkest red of the matrix."""
+    return float(_shares(counts)[~np.eye(len(counts), dtype=bool)].max(initial=0))
+
+
 def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """Confusion matrix, rows true and columns predicted, with counts where names can be read.
 
@@ -115,7 +133,7 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """
     names = [_shorten(name) for name in class_names]
     is_named = len(names) <= MAX_NAMED_CLASSES
-    size = max(_WIDTH, 0.5 + 0.1 * max(map(len, names)) + 0.4 * len(names)) if is_named else 1.5 * _WIDTH
+    size = max(_WIDTH, 0.5 + 0.1 * max(map(len, names)) + 0.4 * len(names)) if is_named else _WIDTH
     figure, axes = _chart("predicted", "true", width=size, height=size)
     axes.imshow(_confusion_colors(counts), interpolation="none")
     axes.grid(visible=False)
@@ -144,8 +162,7 @@ def as_svg(figure: Figure, description: str) -> Markup:
     """The figure as an element of a page, in whose color and fonts its text appears."""
     file = io.StringIO()
     # The salt keeps the ids of two figures on a page apart.
-    with warnings.catch_warnings(), mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's fonts are used
+    with _any_letters(), mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata={**nothing, "Title": description})
     svg = file.getvalue()
@@ -164,8 +181,17 @@ def as_svg(figure: Figure, description: str) -> Markup:
 def save_figure(figure: Figure, path: Path) -> Path:
     """The path of the figure's picture, written in a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with _any_letters():
+        figure.savefig(path, dpi=120)
     return path
+
+
+@contextmanager
+def _any_letters() -> Iterator[None]:
+    """Letters that matplotlib's font lacks are no warning: pages use the reader's fonts, PNGs show boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
 
 
 def new_figure(*, width: float = _WIDTH, height: float = _HEIGHT) -> Figure:
@@ -173,13 +199,13 @@ def new_figure(*, width: float = _WIDTH, height: float = _HEIGHT) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _draw_losses(axes: Axes, runs: Mapping[str, Events], kept_epoch: int | None) -> bool:
+def _draw_losses(axes: Axes, runs: Mapping[str, Events], kept_epoch: int | None, trained_with: str) -> bool:
     for number, (name, events) in enumerate(runs.items()):
         color = _COLORS[number % len(_COLORS)]
         steps, scores = _of_kind(events, "train"), _of_kind(events, "validation")
         prefix, trained = (f"{name}: ", color) if len(runs) > 1 else ("", _MUTED)
-        regularized = f"{prefix}training (regularized)"
-        _curve(axes, steps, "loss", color=trained, label=regularized, linewidth=1, linestyle="--")
+        label = f"{prefix}training" + (f" ({trained_with})" if trained_with else "")
+        _curve(axes, steps, "loss", color=trained, label=label, linewidth=1.3, linestyle="--")
         _curve(axes, scores, "loss", color=color, label=f"{prefix}validation")
         _mark_kept(axes, scores, "loss", kept_epoch)
     if axes.lines:
@@ -191,13 +217,21 @@ def _draw_losses(axes: Axes, runs: Mapping[str, Events], kept_epoch: int | None)
     return bool(axes.lines)
 
 
-def _draw_accuracies(axes: Axes, runs: Mapping[str, Events], kept_epoch: int | None) -> bool:
+def _score_title(runs: Mapping[str, Events]) -> str:
+    return "validation, %" if len(runs) == 1 else "validation accuracy, %"
+
+
+def _draw_scores(axes: Axes, runs: Mapping[str, Events], kept_epoch: int | None) -> bool:
+    metrics = list(_SCORES) if len(runs) == 1 else ["accuracy"]
     for number, (name, events) in enumerate(runs.items()):
-        scores = [{**event, "percent": 100 * event["accuracy"]} for event in _of_kind(events, "validation")]
-        label = name if len(runs) > 1 else ""
-        _curve(axes, scores, "percent", color=_COLORS[number % len(_COLORS)], label=label)
-        _mark_kept(axes, scores, "percent", kept_epoch)
-    if axes.get_legend_handles_labels()[1]:
+        for place, metric in enumerate(metrics):
+            found = [event for event in _of_kind(events, "validation") if metric in event]
+            percent = [{**event, metric: 100 * event[metric]} for event in found]
+            color = _COLORS[(number + place) % len(_COLORS)]
+            _curve(axes, percent, metric, color=color, label=name if len(runs) > 1 else _SCORES[metric])
+        scores = [{**event, "accuracy": 100 * event["accuracy"]} for event in _of_kind(events, "validation")]
+        _mark_kept(axes, scores, "accuracy", kept_epoch)
+    if axes.lines:
         _legend(axes)
     return bool(axes.lines)
 
@@ -261,12 +295,15 @@ def _bars(axes: Axes, bins: Sequence[ReliabilityBin], heights: Any, **style: Any
 
 def _confusion_colors(counts: np.ndarray) -> np.ndarray:
     """RGBA uint8 (classes, classes, 4); what is not there is transparent, so any page shows through."""
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    is_right = np.eye(len(counts), dtype=bool)
-    largest = max(float(shares[~is_right].max(initial=0)), 1e-9)
+    shares, is_right = _shares(counts), np.eye(len(counts), dtype=bool)
+    largest = max(largest_confusion(counts), 1e-9)
     strength = np.where(is_right, 0.7 * shares, (0.12 + 0.6 * shares / largest) * (shares > 0))
     color = np.where(is_right[..., None], _RIGHT, _WRONG)
     return np.concatenate([color, np.rint(255 * strength)[..., None]], axis=-1).astype(np.uint8)
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
 def _shorten(name: str, *, limit: int = 24) -> str:

@@ -12,8 +12,11 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
+from resnet_hub.results import probability_text
+
 _THUMBNAIL = 192  # pixels of the longer side
 _SMALL = 64  # pixels; pictures up to here keep every pixel
+_LONG_NAME = 24  # letters; longer names may break anywhere, so that a table of them fits a phone
 _EFFORT = 2  # of WebP, 0 to 6: with 4, Pillow's own, files are 4 % smaller and take twice as long
 
 
@@ -55,14 +58,14 @@ class Picture(NamedTuple):
 
 
 def embedded_picture(path: Path, *, width: int | None = None) -> Picture:
-    """The picture of a file, made smaller if it is wider than `width`."""
+    """The picture of a file as WebP, made smaller if it is wider than `width`."""
     with Image.open(path) as image:
-        if width is None or image.width <= width:
-            size, data, kind = image.size, path.read_bytes(), path.suffix.removeprefix(".")
-        else:
+        size, data = image.size, path.read_bytes()
+        if width is not None and image.width > width:
             size = (width, round(image.height * width / image.width))
-            data, kind = as_webp(image.convert("RGB").resize(size, Image.Resampling.LANCZOS)), "webp"
-    return Picture(f"data:image/{kind};base64,{base64.b64encode(data).decode()}", *size)
+        if size != image.size or path.suffix != ".webp":
+            data = as_webp(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+    return Picture(f"data:image/webp;base64,{base64.b64encode(data).decode()}", *size)
 
 
 def save_thumbnail(image: Image.Image, path: Path) -> None:
@@ -92,6 +95,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda share, digits=2: f"{100 * share:.{digits}f} %"
+    environment.filters["probability"] = probability_text
+    environment.filters["wrapped"] = lambda text: Markup(' class="long"' * (len(text) > _LONG_NAME))
     environment.filters["whole"] = lambda number: f"{number:,}"
     return environment
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from markupsafe import Markup
 
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.config.yaml_file import plain_values
 from resnet_hub.finetuning.report import figures, page_tables
+from resnet_hub.finetuning.report.curves import curve_charts
 from resnet_hub.finetuning.report.figures import MAX_DRAWN_CLASSES, as_svg
 from resnet_hub.finetuning.report.html import document, embedded_picture, fragment
 from resnet_hub.finetuning.report.metrics import confusion_counts
@@ -174,46 +174,15 @@ def _lost_to_probe(page: Page) -> str:
 
 
 def _curve_values(page: Page) -> dict[str, Any]:
-    """Caption -> chart of each curve that there is; none without training steps."""
-    if not any(event["event"] == "train" for event in page.events):
-        return {"curves": {}}
-    runs, kept = {page.model: page.events}, None if page.exported is None else page.exported.epoch
-    drawn = {
-        "Loss": (figures.loss_curve(runs, kept_epoch=kept), _loss_caption(page)),
-        "Accuracy": (
-            figures.accuracy_curve(runs, kept_epoch=kept),
-            "Accuracy on the validation split, before the first epoch (linear probe) and after each."
-            if any(event["event"] == "fit_fc" for event in page.events)
-            else "Accuracy on the validation split after each epoch.",
-        ),
-        "Learning rate": (figures.rate_curve(page.events), "Learning rate of each step."),
-    }
-    charts = {name: (caption, figure) for name, (figure, caption) in drawn.items() if figure is not None}
-    return {"curves": {caption: as_svg(figure, name) for name, (caption, figure) in charts.items()}}
-
-
-def _loss_caption(page: Page) -> str:
-    """Why training loss lies above validation loss in a healthy run."""
-    smoothing = page.settings.get("label_smoothing") or 0.0
-    mixing = [name for name in ("mixup", "cutmix") if page.settings.get(name)]
-    causes = [*(["augmentation"] if page.settings.get("augmentation", "none") != "none" else []), *mixing]
-    if smoothing:
-        causes.append(f"label smoothing {smoothing:g}")
-    if not causes:
-        return "Loss of training (dashed, mean of ten steps) and of validation."
-    floor = _smoothing_floor(smoothing, len(page.class_names))
-    least = f", so even a perfect model has {floor:.2f}" if smoothing and not mixing else ""
-    return (
-        f"Training loss (dashed, mean of ten steps) includes {' and '.join(causes)}{least}. Validation loss "
-        "does not, so it can be lower."
+    kept = None if page.exported is None else page.exported.epoch
+    drawn = curve_charts(
+        page.events,
+        page.settings,
+        num_classes=len(page.class_names),
+        multi_label=page.multi_label,
+        kept_epoch=kept,
     )
-
-
-def _smoothing_floor(smoothing: float, num_classes: int) -> float:
-    """Cross-entropy of a model that predicts the smoothed targets exactly."""
-    rest = smoothing / num_classes
-    shares = np.array([1 - smoothing + rest, *[rest] * (num_classes - 1)])
-    return float(-(shares * np.log(shares)).sum())
+    return {"curves": drawn}
 
 
 def _example_values(page: Page) -> dict[str, Any]:
@@ -234,22 +203,28 @@ def _prediction_charts(page: Page) -> dict[str, Any]:
     """Confusion and calibration, which multi-label data has not."""
     predictions = page.predictions
     if predictions is None or predictions.is_multi_label:
-        return {"confusion": None, "confused": [], "reliability": None, "histogram": None}
+        return {
+            "confusion": None,
+            "largest_confusion": 0.0,
+            "confused": [],
+            "reliability": None,
+            "histogram": None,
+        }
+    counts = confusion_counts(predictions)
+    drawn = None
+    if len(counts) <= MAX_DRAWN_CLASSES:  # of more nothing could be seen
+        drawn = as_svg(
+            figures.confusion_matrix(counts, page.class_names),
+            f"Confusion matrix of the {predictions.split} split",
+        )
     bins = reliability_bins(predictions.confidence.astype(np.float64), predictions.is_right)
     return {
-        "confusion": _confusion_matrix(page, predictions),
+        "confusion": drawn,
+        "largest_confusion": figures.largest_confusion(counts),
         "confused": page_tables.most_confused(predictions, page.class_names),
         "reliability": as_svg(figures.reliability_diagram(bins), "Reliability diagram"),
         "histogram": as_svg(figures.confidence_histogram(bins), "Histogram of confidence"),
     }
-
-
-def _confusion_matrix(page: Page, predictions: Predictions) -> Markup | None:
-    """The figure; None of so many classes that nothing could be seen."""
-    if len(page.class_names) > MAX_DRAWN_CLASSES:
-        return None
-    drawn = figures.confusion_matrix(confusion_counts(predictions), page.class_names)
-    return as_svg(drawn, f"Confusion matrix of the {predictions.split} split")
 
 
 def _example(page: Page, predictions: Predictions, place: int) -> dict[str, Any]:

@@ -1,17 +1,21 @@
 """The page of a run in a real browser: whatever was trained on, it shows, sorts, and fetches nothing."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
+from resnet_hub.finetuning.report.figures import _confusion_colors
 from resnet_hub.finetuning.report.html import as_webp
-from resnet_hub.finetuning.report.metrics import score_predictions
+from resnet_hub.finetuning.report.metrics import confusion_counts, score_predictions
 from resnet_hub.finetuning.report.page import Page, Part, page_fragment, render_page
 from resnet_hub.finetuning.report.predictions import Predictions, read_predictions, write_predictions
-from resnet_hub.results import ExportedWeights, SplitRecord, TrainRecord
+from resnet_hub.results import ExportedWeights, SplitRecord, TrainRecord, probability_text
 
 from ..image_files import picture
 
@@ -147,6 +151,10 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_all_text_can_be_read(
     page = page_of(names, tmp_path, dataset=long, environment={"machine": {long: long}}, num_images=400)
     show(browser, page, tmp_path, width=390, height=844)
     assert browser.run("return document.documentElement.scrollWidth") == 390
+    tiles = browser.run("return document.querySelector('.tiles').getBoundingClientRect().bottom + scrollY")
+    assert tiles < 844
+    first = "return document.querySelector('#class-table tbody th').getBoundingClientRect().width"
+    assert browser.run(first) < 200
     # A chart's text is as large as its chart is drawn; elsewhere the font's own size counts.
     sizes = browser.run(
         "const size = e => parseFloat(getComputedStyle(e).fontSize);"
@@ -168,22 +176,63 @@ def test_charts_have_one_size_and_tables_that_scroll_show_it(browser, tmp_path: 
     assert "gradient" in browser.run("return getComputedStyle(document.querySelector('.scroll')).background")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_charts_take_the_colors_of_the_page(browser, tmp_path: Path, scheme: str):
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
+# Texts of less than 4.5 to 1 contrast with what is behind them (WCAG 2.2, level AA).
+FAINT = """
+const numbers = color => (color.match(/[\\d.]+/g) || []).map(Number);
+const linear = v => v <= 10.0 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4;
+const light = c => 0.2126 * linear(c[0]) + 0.7152 * linear(c[1]) + 0.0722 * linear(c[2]);
+const behind = e => {
+  const color = numbers(getComputedStyle(e).backgroundColor);
+  return color.length === 3 || color[3] === 1 ? color : behind(e.parentElement);
+};
+return [...document.querySelectorAll('body *:not(script, style, title)')].filter(e => {
+  if (![...e.childNodes].some(node => node.nodeType === 3 && node.data.trim())) return false;
+  const style = getComputedStyle(e);
+  const ink = light(numbers(e.ownerSVGElement ? style.fill : style.color));
+  const paper = light(behind(e.ownerSVGElement ? e.ownerSVGElement.parentElement : e));
+  return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05) < 4.5;
+}).map(e => e.outerHTML);
+"""
+
+
+@pytest.fixture(params=["light", "dark"])
+def scheme(browser, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The browser prefers this color scheme during a test."""
+    features = [{"name": "prefers-color-scheme", "value": request.param}]
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    try:
-        show(browser, page_of(("ant", "bee"), tmp_path), tmp_path)
-        ink, paper, text = browser.run(
-            "const style = getComputedStyle(document.body);"
-            "const text = getComputedStyle(document.querySelector('svg.chart text'));"
-            "return [style.color, style.backgroundColor, text.fill]"
-        )
-    finally:
-        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    yield request.param
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_all_text_has_enough_contrast_and_charts_take_the_colors_of_the_page(browser, tmp_path, scheme: str):
+    exported = ExportedWeights(epoch=0, metric="accuracy", linear_probe_score=1.0, best_epoch_score=0.6)
+    show(browser, page_of(("ant", "bee", "cat"), tmp_path, exported=exported), tmp_path)
+    ink, paper, text = browser.run(
+        "const style = getComputedStyle(document.body);"
+        "const text = getComputedStyle(document.querySelector('svg.chart text'));"
+        "return [style.color, style.backgroundColor, text.fill]"
+    )
     assert text == ink
     brightness = [sum(map(int, color[4:-1].split(","))) for color in (ink, paper)]
     assert (brightness[0] < brightness[1]) == (scheme == "light")
+    assert browser.run(FAINT) == []
+
+
+def test_charts_have_names_and_folds_open_by_keyboard(browser, tmp_path: Path):
+    settings = {"learning_rate": 0.1}
+    file = tmp_path / "report.html"
+    file.write_text(render_page(page_of(("ant", "bee"), tmp_path, settings=settings)), encoding="utf-8")
+    browser.open(file.as_uri())
+    names = browser.run(
+        "return [...document.querySelectorAll('svg.chart')]"
+        ".map(c => [c.role, c.ariaLabel, c.querySelector('title').textContent])"
+    )
+    assert len(names) == 6
+    assert all(role == "img" and label == title and len(label) > 3 for role, label, title in names)
+    fold = browser.driver.find_element(By.XPATH, "//summary[.='All options']")
+    assert "learning_rate" not in browser.text()
+    fold.send_keys(Keys.ENTER)
+    assert "learning_rate" in browser.text()
 
 
 def test_the_first_screen_has_the_scores_and_the_size_of_everything(browser, tmp_path: Path):
@@ -218,11 +267,79 @@ def test_a_training_that_did_not_beat_the_linear_probe_is_said_with_what_to_try(
     assert "exported: linear probe" in browser.run("return document.querySelector('svg.chart').textContent")
 
 
-def test_why_training_loss_is_above_validation_loss_stands_below_the_curves(browser, tmp_path: Path):
-    settings = {"augmentation": "crop", "label_smoothing": 0.1}
+@pytest.mark.parametrize(
+    ("settings", "name", "caption"),
+    [
+        ({}, "training", "Loss of training (dashed"),
+        (
+            {"augmentation": "crop", "label_smoothing": 0.1},
+            "training (regularized)",
+            "includes augmentation and label smoothing 0.1, so even a perfect model has 0.50.",
+        ),
+        (
+            {"augmentation": "none", "mixup": 0.2, "label_smoothing": 0.1},
+            "training (regularized)",
+            "includes mixup and label smoothing 0.1. Validation loss does not, so it can be lower.",
+        ),
+        ({"class_weights": "balanced"}, "training (regularized)", "includes class weights."),
+        ({"teacher_model": "x"}, "training (regularized)", "includes distance from the teacher."),
+        ({"loss": "binary_cross_entropy"}, "training", "binary cross-entropy and validation loss is"),
+        ({"loss": "binary_cross_entropy", "multi_label": True}, "training", "Loss of training (dashed"),
+    ],
+)
+def test_what_sets_training_loss_apart_from_validation_loss_stands_at_the_curves(
+    browser, tmp_path: Path, settings, name: str, caption: str
+):
     names = tuple("0123456789")
-    show(browser, page_of(names, tmp_path, settings=settings), tmp_path)
-    assert "includes augmentation and label smoothing 0.1, so even a perfect model has 0.50" in browser.text()
+    multi_label = settings.get("multi_label", False)
+    show(browser, page_of(names, tmp_path, settings=settings, multi_label=multi_label), tmp_path)
+    legend = "return [...document.querySelectorAll('svg.chart text')].map(text => text.textContent)"
+    assert name in browser.run(legend)
+    assert caption in browser.text()
+
+
+def test_macro_f1_stands_beside_accuracy_in_the_curves_and_tiles(browser, tmp_path: Path):
+    show(browser, page_of(("ant", "bee"), tmp_path), tmp_path)
+    assert "Macro F1, test" in browser.run("return document.querySelector('.tiles').innerText")
+    scores = browser.run("return document.querySelectorAll('svg.chart')[1].textContent")
+    assert "accuracy" in scores
+    assert "macro F1" in scores
+
+
+def test_a_run_of_fewer_than_ten_steps_has_curves_too(browser, tmp_path: Path):
+    probe = {**EVENTS[2], "step": 0, "epoch": 0.0}
+    show(browser, page_of(("ant", "bee"), tmp_path, events=[probe, EVENTS[2]]), tmp_path)
+    assert "Learning curves" in browser.text()
+    assert "training was over before the first mean of ten steps" in browser.text()
+
+
+def test_mistakes_have_a_scale_of_their_own_in_the_confusion_matrix(browser, tmp_path: Path):
+    counts = np.array([[98, 2, 0], [0, 50, 0], [1, 0, 99]])
+    strength = _confusion_colors(counts)[..., 3]
+    assert strength[0, 1] > strength[0, 0]  # 2 % of mistakes, the largest, is as visible as 98 % right
+    assert strength[0, 2] == 0
+    assert 0 < strength[2, 0] < strength[0, 1]
+    page = page_of(("ant", "bee", "cat"), tmp_path)
+    show(browser, page, tmp_path)
+    found = confusion_counts(page.predictions)
+    shares = found / found.sum(axis=1, keepdims=True)
+    largest = shares[~np.eye(3, dtype=bool)].max()
+    assert f"on its own scale: share that is wrong, darkest at {100 * largest:.1f}" in browser.text()
+
+
+def test_a_probability_is_never_rounded_to_none_or_all():
+    shown = {0.0: "<0.1 %", 4e-4: "<0.1 %", 0.001: "0.1 %", 0.5: "50.0 %", 0.9996: ">99.9 %", 1.0: ">99.9 %"}
+    assert {share: probability_text(share) for share in shown} == shown
+
+
+def test_pictures_of_batches_become_small_ones(browser, tmp_path: Path):
+    photo = Image.effect_noise((900, 900), 60).convert("RGB")
+    photo.save(tmp_path / "train_batch.png")
+    file = show(
+        browser, page_of(("a", "b"), tmp_path, sheets={"A batch": tmp_path / "train_batch.png"}), tmp_path
+    )
+    assert "Example batches" in browser.text()
+    assert file.stat().st_size < (tmp_path / "train_batch.png").stat().st_size
 
 
 def test_a_thousand_classes_make_a_page_that_can_be_searched_and_sent(browser, tmp_path: Path):
