@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 import datasets
@@ -134,6 +135,12 @@ def _choose_column(
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
+        others = [name for name, kind in features.items() if _is_readable(kind) and name[:2] != "__"]
+        if what == "label" and len(others) > 1:
+            raise DataError(
+                f"No column is called {', '.join(usual[:3])} or alike. The columns are "
+                f"{_table_of(features)}; choose the one with the labels, such as {option} {quote(others[0])}."
+            )
         folders = " In a folder of images, each class is a folder, or a metadata.csv has the labels."
         raise DataError(
             f"No column holds {what}s. The columns are {_table_of(features)}. Name the right one with "

@@ -194,7 +194,8 @@ def _whole_number(column: str, value: float) -> int | None:
     if not value.is_integer():
         raise DataError(
             f"Column {column} holds fractions such as {value:g}. Classes are whole numbers or text; a "
-            "quantity to be estimated, or a share of each class, is not what a classifier is for."
+            "quantity to be estimated, or a share of each class, is not what a classifier is for. Choose "
+            "another column with --label_column_name, or write names such as v1.5."
         )
     return int(value)
 

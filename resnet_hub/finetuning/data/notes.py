@@ -110,7 +110,8 @@ def notes_on_contradictions(labels: Labels, splits: Mapping[str, Split]) -> list
     first = " and ".join(_where(place, splits, labels) for place in contradictions[0][:2])
     return [
         f"Contradictory labels: {len(contradictions):,} images occur more than once, byte for byte, with "
-        f"different labels, among them {first}. Correct or remove them."
+        f"different labels, among them {first}. Correct or remove them; if an image has several labels, give "
+        "them as one list."
     ]
 
 
@@ -164,6 +165,8 @@ def shown(name: str, *, chars: int = _NAME_CHARS) -> str:
 
 def _essence(name: str) -> str:
     """What is left of a name without case, spaces, hyphens, invisible characters and forms of letters."""
+    if name.startswith("-"):  # a negative number, perhaps
+        return name
     plain = unicodedata.normalize("NFKC", name).casefold()
     visible = "".join(c for c in plain if unicodedata.category(c) not in ("Cf", "Cc", "Zs", "Pd", "Pc"))
     return visible or name

@@ -1,6 +1,7 @@
 """The images below a folder, found by what a table calls them."""
 
 import os
+import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,16 +45,19 @@ class ImageIndex:
                 self._by_end.setdefault(end, []).append(path)
                 self._by_end.setdefault(_stem(end), []).append(path)
 
-    def find(self, name: str, split: str | None = None) -> Place:
-        """The image that is called `name`: a path from the folder, with or without its extension.
+    def find(self, name: str, split: str | None = None, *, start: str = "") -> Place:
+        """The image that is called `name`: a path from the folder, or from `start` in it.
 
-        Where the path itself is not there, it may lie in a folder such as `images/`, as long as there is one
-        such image only; of several, those in a folder that is named like the split count.
+        Its extension may be left out. Where the path itself is not there, it may lie in a folder such as
+        `images/`, as long as there is one such image only; of several, those in a folder that is named like
+        the split count.
         """
-        name = name.strip().replace("\\", "/").removeprefix("./")
-        if _ABSOLUTE.match(name) or ".." in name.split("/"):
+        name = name.strip().replace("\\", "/")
+        from_start = posixpath.normpath(posixpath.join(start, name))
+        if _ABSOLUTE.match(name) or from_start.split("/")[0] == "..":
             return Place(path=name if name.startswith("/") else f"{self.folder}/{name}", verdict="outside")
-        candidates = self._candidates(name)
+        name = posixpath.normpath(name)
+        candidates = [found] if (found := self._by_path.get(from_start)) else self._candidates(name)
         if len(candidates) > 1:
             candidates = [path for path in candidates if self._split_of(path) == split] or candidates
         if len(candidates) != 1:

@@ -57,8 +57,8 @@ def open_in_memory(data: Any, config: DataOptions) -> Source:
         raise DataError(f"The splits call their images {' and '.join(sorted(images))}. Use one name.")
     (image,) = images
     rows, indicated, notes = with_indicated_labels([table for table, _, _ in tables.values()], image, config)
-    named = splits_of_rows(rows[0]) if parts.keys() == {"all"} else {}
-    notes += [f"{split}: {len(found):,} rows, by the column of splits." for split, found in named.items()]
+    named, more = splits_of_rows(rows[0], "the table", is_split=parts.keys() != {"all"})
+    notes += more
     known = next(iter(tables.values()))[2] | indicated | {image: datasets.Image()}
     made = {
         split: as_dataset(found, known, fingerprint=generate_random_fingerprint())

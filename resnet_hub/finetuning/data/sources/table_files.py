@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from resnet_hub.errors import DataError
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"})
-_SEPARATORS = (",", ";", "\t")
+_SEPARATORS = (",", ";", "\t", "|")
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
+_DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 def is_table(path: Path) -> bool:
@@ -22,7 +23,7 @@ def is_table(path: Path) -> bool:
     kind = path.suffix.lower()
     return (
         kind in TABLE_SUFFIXES
-        and not path.name.startswith(".")
+        and not path.name.startswith((".", "~$"))  # hidden, or the lock of a spreadsheet
         and not (kind == ".parquet" and _has_bytes(path))
     )
 
@@ -43,7 +44,8 @@ def read_table(path: Path) -> pa.Table:
 
     In CSV and TSV a cell is the text that stands there: `001`, `NA`, `None` and `nan` are texts like any
     other, and only an empty cell is missing. A column becomes whole numbers if each of its texts is written
-    as numbers are, so that no two texts become one number.
+    as numbers are, so that no two texts become one number; it becomes fractions if all texts are decimal
+    numbers and one of them is no whole number.
     """
     try:
         if path.suffix.lower() == ".parquet":
@@ -61,9 +63,12 @@ def read_table(path: Path) -> pa.Table:
 
 
 def _read_cells(path: Path, text: str) -> pa.Table:
-    first_line = text.partition("\n")[0]
+    first_line, _, rest = text.partition("\n")
     separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=first_line.count)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    is_spaced = rest.count(separator) == rest.count(f"{separator} ")  # `1.jpg, cat` in all rows
+    lines = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=is_spaced, strict=True
+    )
     header = [name.strip() for name in next(lines, [])]
     named = [name for name in header if name]  # tables written with row numbers leave the first name empty
     if not named or len(set(named)) < len(named):
@@ -85,6 +90,10 @@ def _as_column(cells: list[str]) -> pa.Array:
     filled = [cell if cell.strip() else None for cell in cells]
     if all(cell is None or _WHOLE_NUMBER.fullmatch(cell) for cell in filled) and any(filled):
         return pa.array([None if cell is None else int(cell) for cell in filled], pa.int64())
+    if all(cell is None or _DECIMAL.fullmatch(cell) for cell in filled):
+        numbers = [None if cell is None else float(cell) for cell in filled]
+        if any(number is not None and not number.is_integer() for number in numbers):
+            return pa.array(numbers, pa.float64())
     return pa.array(filled, pa.string())
 
 
