@@ -68,7 +68,7 @@ def test_zip_files_named_like_splits_are_the_splits(tmp_path: Path):
     assert len(data.test) == 20
     assert len(data.train) + len(data.validation) == 20
     zipped(tmp_path / "in" / "more.zip", pets())
-    with pytest.raises(DataError, match="3 zip files that are not named like splits"):
+    with pytest.raises(DataError, match="3 archives that are not named like splits"):
         load(tmp_path / "in")
 
 
@@ -115,7 +115,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, cache: Path):
     assert not list(cache.rglob("*.bmp"))
 
 
-@pytest.mark.parametrize("name", ["pets.zip", "pets.tar"])
+@pytest.mark.parametrize("name", ["pets.zip", "pets.tar", "pets.tar.gz", "pets.tgz"])
 def test_a_damaged_archive_is_refused_by_its_name(tmp_path: Path, name: str):
     file = tmp_path / name
     file.write_bytes(b"PK no archive" * 100)
@@ -131,14 +131,71 @@ def test_a_zip_with_two_files_of_one_name_is_refused(tmp_path: Path):
         load(file)
 
 
-def test_a_tar_file_of_a_web_dataset_is_a_data_set(tmp_path: Path):
-    with tarfile.open(tmp_path / "pets.tar", "w") as archive:
-        for number in range(20):
-            image, label = encoded(picture(seed=number), "JPEG"), str(number % 2).encode()
-            for suffix, data in (("jpg", image), ("cls", label)):
-                member = tarfile.TarInfo(f"{number:04d}.{suffix}")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-    data = load(tmp_path / "pets.tar", label_column_name="cls")
+TARS = {
+    "pets.tar": "w",
+    "pets.tar.gz": "w:gz",
+    "pets.tgz": "w:gz",
+    "pets.tar.bz2": "w:bz2",
+    "pets.txz": "w:xz",
+}
+
+
+def tarred(file: Path, members: dict[str, bytes], *links: tarfile.TarInfo) -> Path:
+    with tarfile.open(file, TARS.get(file.name, "w")) as archive:  # pyright: ignore[reportCallIssue,reportArgumentType]
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        for link in links:
+            archive.addfile(link)
+    return file
+
+
+@pytest.mark.parametrize("name", TARS)
+def test_a_tar_file_of_a_web_dataset_is_a_data_set(tmp_path: Path, name: str):
+    members = {}
+    for n in range(20):
+        members |= {f"{n}.jpg": encoded(picture(seed=n), "JPEG"), f"{n}.cls": str(n % 2).encode()}
+    data = load(tarred(tmp_path / name, members))
     assert data.class_names == ("0", "1")
     assert sum(len(split) for split in data.splits.values()) == 20
+
+
+@pytest.mark.parametrize("name", TARS)
+def test_class_folders_in_a_tar_file_are_a_data_set(tmp_path: Path, name: str):
+    (tmp_path / "in").mkdir()
+    file = tarred(tmp_path / "in" / name, pets("./pets/") | {"pets/README.md": b"x"})
+    for place in (file, file.parent):
+        data = load(place)
+        assert data.dataset == "pets"
+        assert data.class_names == ("cat", "dog")
+        assert any(f"1 files of {name}" in note for note in data.facts.notes)
+
+
+def test_no_link_in_a_tar_file_is_made_and_no_place_outside_written(tmp_path: Path, cache: Path):
+    links = [
+        tarfile.TarInfo("cat/soft.jpg"),
+        tarfile.TarInfo("cat/hard.jpg"),
+        tarfile.TarInfo("cat/pipe.jpg"),
+    ]
+    for link, kind in zip(links, (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE), strict=True):
+        link.type, link.linkname = kind, "/etc/hostname"
+    data = load(tarred(tmp_path / "pets.tar.gz", pets(), *links))
+    assert sum(len(split) for split in data.splits.values()) == 20
+    assert not [*cache.rglob("soft.jpg"), *cache.rglob("hard.jpg"), *cache.rglob("pipe.jpg")]
+    for number, name in enumerate(("../evil.jpg", "/elsewhere/evil.jpg", "a/../../evil.jpg")):
+        with pytest.raises(DataError, match="a place outside"):
+            load(tarred(tmp_path / f"bad{number}.tar", pets() | {name: b"x"}))
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_an_archive_beside_the_table_of_its_images_is_named(tmp_path: Path):
+    zipped(tmp_path / "in" / "train.zip", pets())
+    (tmp_path / "in" / "train.csv").write_text("image,label\ncat/0.jpg,a\n")
+    with pytest.raises(DataError, match=r"table train.csv and the images in train.zip.*Unpack"):
+        load(tmp_path / "in")
+
+
+def test_an_archive_without_images_is_refused_by_its_name(tmp_path: Path):
+    with pytest.raises(DataError, match=r"x.tar holds neither images nor tables"):
+        load(tarred(tmp_path / "x.tar", {"README.md": b"x"}))

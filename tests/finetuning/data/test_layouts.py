@@ -53,7 +53,7 @@ def test_folders_that_are_named_like_splits_and_share_classes_are_splits(tmp_pat
     [
         ("trainset", "testset"),
         ("TrainImages", "TestImages"),
-        ("train_a", "train_b"),
+        ("train_small", "train_large"),
         ("train_val", "test"),
     ],
 )

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import datasets
@@ -22,6 +23,15 @@ from resnet_hub.images.folders import (
 
 CLASS_FOLDERS = "class folders"
 """What labels are made from here."""
+_UNREAD = {
+    **dict.fromkeys(
+        (".xml", ".txt", ".yaml"), "is not read; a table is CSV, and boxes of a detector are no classes"
+    ),
+    ".json": "is not read; a table is CSV or JSON lines (.jsonl), and boxes of a detector are no classes",
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "is a spreadsheet; save it as CSV"),
+    **dict.fromkeys((".mat", ".npy", ".npz", ".h5", ".pkl"), "is not read; write its labels into a CSV"),
+}
+_LOOKED_AT = 100_000  # files, for what else there is
 _SHOWN = 3
 _UNLABELED = -1  # as `datasets` writes it
 
@@ -36,23 +46,31 @@ class FoundClasses:
     notes: list[str]
 
 
-def read_class_folders(folders: Mapping[str, Path]) -> tuple[dict[str, datasets.Dataset], tuple[str, ...]]:
+def read_class_folders(
+    folders: Mapping[str, Sequence[Path]],
+) -> tuple[dict[str, datasets.Dataset], tuple[str, ...]]:
     """The images of each split with the class that they lie in, and what to know of how they were found.
 
     A class is a folder on the first level, whatever folders there are in it; the classes are those of all
-    splits. Raises DataError if there is none, or if train has one only.
+    folders of all splits. Raises DataError if there is none, or if train has one only.
     """
-    found = {split: _images_of_classes(folder, split) for split, folder in folders.items()}
-    names = sorted({name for split in found.values() for name in split.images})
-    train = found.get("train")
-    if train is not None and len(train.images) == 1:
+    found = {
+        split: [_images_of_classes(place, split) for place in places] for split, places in folders.items()
+    }
+    names = sorted({name for parts in found.values() for part in parts for name in part.images})
+    of_train = {name for part in found.get("train", []) for name in part.images}
+    if len(of_train) == 1:
         raise DataError(
-            f"{folders['train']} has images of one class only, {next(iter(train.images))!r}; nothing can be "
-            f"learnt from it. Give each class a folder, or each image a row of a table beside them "
-            "(labels.csv: image,label)."
+            f"{folders['train'][0]} has images of one class only, {of_train.pop()!r}; nothing can be "
+            "learnt from it. Give each class a folder, or each image a row of a table beside them "
+            f"(labels.csv: image,label).{hint_on_annotations(folders['train'][0])}"
         )
-    notes = dict.fromkeys(note for split in found.values() for note in split.notes)
-    return {split: _table(folders[split], classes, names) for split, classes in found.items()}, tuple(notes)
+    notes = dict.fromkeys(note for parts in found.values() for part in parts for note in part.notes)
+    splits = {}
+    for split, parts in found.items():
+        tables = [_table(place, part, names) for place, part in zip(folders[split], parts, strict=True)]
+        splits[split] = tables[0] if len(tables) == 1 else datasets.concatenate_datasets(tables)
+    return splits, tuple(notes)
 
 
 def _images_of_classes(folder: Path, split: str) -> FoundClasses:
@@ -65,7 +83,7 @@ def _images_of_classes(folder: Path, split: str) -> FoundClasses:
             return FoundClasses(images={}, unlabeled=unlabeled, notes=notes)
         raise DataError(
             f"{folder} has no class folders with images in them. Each class is a folder; images are found by "
-            f"their endings ({', '.join(sorted(SUFFIXES))})."
+            f"their endings ({', '.join(sorted(SUFFIXES))}).{hint_on_annotations(folder)}"
         )
     empty = [name for name in found if name not in images]
     passed = [*notes, *(entry for below in found.values() for entry in below.left_out)]
@@ -104,6 +122,14 @@ def note_on_files(folder: Path, read: Collection[str] = ()) -> list[str]:
     files = [entry.name for entry in sorted(folder.iterdir()) if entry.is_file() and not is_junk(entry.name)]
     unread = [name for name in files if not is_image_file(name) and name not in read]
     return [f"Not read in {folder.name}: {_some(unread)}."] if unread else []
+
+
+def hint_on_annotations(folder: Path) -> str:
+    """What else could hold labels in a folder and why it is not read, as the end of an error; or nothing."""
+    for file in islice(folder.rglob("*"), _LOOKED_AT):
+        if (why := _UNREAD.get(file.suffix.lower())) and not is_junk(file.name):
+            return f" {file.relative_to(folder)} {why}."
+    return ""
 
 
 def note_on_left_out(folder: Path, entries: Sequence[str]) -> list[str]:

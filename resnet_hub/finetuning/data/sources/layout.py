@@ -1,7 +1,7 @@
 """What the folders in a folder are: splits with class folders in them, classes, or not to be told apart."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,16 @@ _WORD = re.compile(f"[^{NON_WORDS_CHARS}]+")
 # What looks like a split to a person, though not to `datasets`: trainset, TestImages, mytrain.
 _HINT = re.compile(r"^(train|test|valid|val(?=$|[^a-z]|set|data|im))|(train|test|valid)(set|data|images)?$")
 _WRAPPERS = frozenset({"images", "imgs", "img", "data"})
+_IMAGES = frozenset({"images", "image", "imgs", "img", "jpegimages", "photos"})
+_ANNOTATIONS = frozenset((
+    "annotations", "annotation", "ground_truth", "groundtruth", "gt", "labels", "label", "mask", "masks",
+    "segmentation", "segmentations", "segmentationclass",
+))  # fmt: skip
+# A data set, or a split, in several folders: train_1, train-part2, images_001, batch_a.
+_PART = re.compile(
+    r"(?P<stem>.*?)(?P<word>parts?|chunk|batch|shard|fold|images?|imgs?|vol|volume|archive|disk)?"
+    r"([-_. (]*[0-9]+\)?|[-_. ][a-z])"
+)
 _SHOWN = 3
 
 
@@ -23,9 +33,14 @@ _SHOWN = 3
 class ClassFolders:
     """Where class folders are, and what to say of how they were found."""
 
-    splits: Mapping[str, Path]
-    """Split -> folder of class folders; a split without any has images that no class is known of."""
+    splits: Mapping[str, Sequence[Path]]
+    """Split -> folders of class folders; a split without any has images that no class is known of."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def folders(self) -> list[Path]:
+        """Those of all splits."""
+        return [folder for folders in self.splits.values() for folder in folders]
 
 
 def split_of(name: str) -> str | None:
@@ -50,14 +65,16 @@ def find_class_folders(folder: Path) -> ClassFolders | None:
         return None
     if len(inside) == 1:
         return _of_single_folder(folder, *inside.items())
+    _refuse_pairs(folder, inside)
     named = {name: split for name in inside if (split := split_of(name)) is not None}
+    if not named and _are_parts(inside):
+        named = dict.fromkeys(inside, "train")
     with_classes = [name for name in named if inside[name]]
     shared = _shared_names({name: inside[name] for name in with_classes})
-    is_split = "train" in named.values() and len(set(named.values())) == len(named) > 1
-    if is_split and shared and all(inside[name] for name in named if named[name] == "train"):
+    if _have_roles(named) and shared and all(inside[name] for name in named if named[name] == "train"):
         return _as_splits(folder, inside, named, shared)
     _refuse_what_could_be_splits(folder, inside)
-    return ClassFolders(splits={"train": folder}, notes=_notes_on_classes(inside))
+    return ClassFolders(splits={"train": [folder]}, notes=_notes_on_classes(inside))
 
 
 def refuse_splits_as_classes(folder: Path) -> None:
@@ -90,8 +107,8 @@ def _of_single_folder(folder: Path, only: tuple[str, list[str]]) -> ClassFolders
         note = f"The data set is in {name}, the only folder with images."
         return found and ClassFolders(splits=found.splits, notes=(note, *found.notes))
     if split is None or not classes:
-        return ClassFolders(splits={"train": folder})
-    return ClassFolders(splits={split: _unwrapped(folder / name)})
+        return ClassFolders(splits={"train": [folder]})
+    return ClassFolders(splits={split: [_unwrapped(folder / name)]})
 
 
 def _unwrapped(split: Path) -> Path:
@@ -114,14 +131,49 @@ def _as_splits(
             f"({_some(sorted(shared))}). Name the folders to use: {_flags(folder, list(named))}; if each "
             f"is a class: --train_dir {folder}."
         )
+    _refuse_pairs(next(folder / name for name, split in named.items() if split == "train"), shared)
     notes = [f"The folder {name} is read as {split}." for name, split in named.items() if name != split]
     notes += [f"Left out: the folder {name}, which is no split and has no class folders." for name in others]
-    splits = {split: _unwrapped(folder / name) for name, split in named.items()}
+    splits: dict[str, list[Path]] = {}
+    for name, split in named.items():
+        splits.setdefault(split, []).append(_unwrapped(folder / name))
     return ClassFolders(splits=splits, notes=tuple(notes))
+
+
+def _have_roles(named: Mapping[str, str]) -> bool:
+    """Whether folder -> split has train, and nothing twice but the numbered parts of a split."""
+    by_split = {split: [name for name, other in named.items() if other == split] for split in named.values()}
+    no_doubt = all(len(names) == 1 or _are_parts(names) for names in by_split.values())
+    return "train" in by_split and len(named) > 1 and no_doubt
+
+
+def _are_parts(names: Collection[str]) -> bool:
+    """Whether folders of these names hold parts of the same: names that differ in a number or letter."""
+    found = [_PART.fullmatch(name.lower()) for name in names]
+    stems = {part and (part["stem"].rstrip("-_. ("), part["word"]) for part in found}
+    (stem, *others) = stems
+    return bool(stem) and not others and len(found) > 1 and bool(stem[1] or split_of(stem[0]))
+
+
+def _refuse_pairs(folder: Path, names: Collection[str]) -> None:
+    """Raise DataError for a folder of images beside one of masks, which are no classes."""
+    plain = {name.lower() for name in names}
+    if plain <= _IMAGES | _ANNOTATIONS and plain & _IMAGES and plain & _ANNOTATIONS:
+        raise DataError(
+            f"{folder} holds the folders {_some(sorted(names))}, as images and masks for segmentation are "
+            "stored; a classifier needs a class per image. Give each class a folder, or if these are "
+            f"classes: --train_dir {folder}"
+        )
 
 
 def _refuse_what_could_be_splits(folder: Path, inside: Mapping[str, list[str]]) -> None:
     """Raise DataError unless the folders in a folder are certainly classes."""
+    if _are_parts(inside) and not any(inside.values()):
+        raise DataError(
+            f"The folders {_some(list(inside))} in {folder} look like parts of one data set, and nothing "
+            "says what is in their images. Put a table beside them (labels.csv: image,label), or if each is "
+            f"a class: --train_dir {folder}"
+        )
     exact = [name for name in inside if is_exactly_a_split(name)]
     looking = [name for name in inside if _looks_like_a_split(name)]
     proven = bool(looking) and bool(_shared_names(inside))
@@ -129,9 +181,12 @@ def _refuse_what_could_be_splits(folder: Path, inside: Mapping[str, list[str]]) 
         return
     doubtful = exact or looking
     insist = "" if proven and len(looking) == len(inside) else f"If each is a class: --train_dir {folder}. "
+    advice = f"name the folders of classes: {_flags(folder, doubtful)}."
+    if not any(inside[name] for name in doubtful):
+        advice = "their images need labels: class folders in each, or a table (train.csv: image,label)."
     raise DataError(
         f"{folder} holds the folders {_some(list(inside))}, of which {_some(doubtful)} could be splits or "
-        f"classes. {insist}If they are splits, name the folders of classes: {_flags(folder, doubtful)}."
+        f"classes. {insist}If they are splits, {advice}"
     )
 
 

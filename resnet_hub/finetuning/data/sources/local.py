@@ -3,6 +3,7 @@
 import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -11,9 +12,10 @@ from datasets.data_files import get_data_patterns
 from resnet_hub.errors import DataError, nearest
 from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.data.columns import is_label_name
-from resnet_hub.finetuning.data.sources.archives import unpack
+from resnet_hub.finetuning.data.sources.archives import archive_stem, is_tar, is_to_unpack, unpack
 from resnet_hub.finetuning.data.sources.class_folders import (
     CLASS_FOLDERS,
+    hint_on_annotations,
     note_on_files,
     note_on_left_out,
     read_class_folders,
@@ -37,7 +39,7 @@ from resnet_hub.finetuning.data.sources.tables import (
 from resnet_hub.images.folders import folders_in, has_images, is_junk
 
 _BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
-_FILES = ".csv, .tsv, .jsonl, .parquet, .arrow, .tar (WebDataset) and .zip"
+_FILES = ".csv, .tsv, .jsonl, .parquet, .arrow, .zip, .tar and .tar.gz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ def open_given_folders(config: DataOptions) -> Source:
         for folder in folders.values():
             refuse_splits_as_classes(folder)
         tables = find_image_tables(folders["train"], config)
-        classes = ClassFolders(splits=folders)
+        classes = ClassFolders(splits={split: [folder] for split, folder in folders.items()})
         if _tables_decide(tables, classes, config):
             found = _read_tables(_table_of_each(folders, config), config)
         else:
@@ -103,10 +105,10 @@ def open_folder(folder: Path, config: DataOptions, *, needs_labels: bool = True)
 
 
 def open_file(file: Path, config: DataOptions) -> Source:
-    """A table of images, a zip file, or a file that `datasets` reads."""
+    """A table of images, an archive, or a file that `datasets` reads."""
     file = file.resolve()
-    kind = file.suffix.lower()
-    if kind == ".zip":
+    kind = ".tar" if is_tar(file) else file.suffix.lower()
+    if is_to_unpack(file):
         unpacked = unpack(file)
         source = open_folder(unpacked.folder, config)
         return replace(source, notes=(*unpacked.notes, *source.notes))
@@ -160,7 +162,7 @@ def no_such_folder(option: str, folder: Path) -> str:
 
 
 def _is_data(file: Path) -> bool:
-    return file.suffix.lower() in {*_BUILDERS, *TABLE_SUFFIXES, ".zip"}
+    return file.suffix.lower() in {*_BUILDERS, *TABLE_SUFFIXES, ".zip"} or is_tar(file)
 
 
 def _as_source(folder: Path, found: _Found, *, name: str | None = None) -> Source:
@@ -188,10 +190,15 @@ def _read_images(folder: Path, config: DataOptions) -> _Found | None:
         classes = None
     if _tables_decide(tables, classes, config):
         return _read_tables(choose_tables(tables, config), config)
+    unused = [file for file in sorted(folder.iterdir()) if is_table(file)]
+    if _num_classes(classes) < 2 and unused and has_images(folder):
+        raise DataError(_names_no_images(unused[0], ImageIndex(folder)))
     if classes is None or (_num_classes(classes) < 2 and _has_stores(folder)):
-        unused = [file for file in sorted(folder.iterdir()) if is_table(file)]
-        if unused and has_images(folder):
-            raise DataError(_names_no_images(unused[0], ImageIndex(folder)))
+        if has_images(folder) and not _has_stores(folder):
+            raise DataError(
+                f"{folder} holds images and nothing that says what is in them. Here each class is a folder, "
+                f"or a table names the images (labels.csv: image,label).{hint_on_annotations(folder)}"
+            )
         return None
     return _read_classes(classes, tables)
 
@@ -224,7 +231,7 @@ def _say_the_same(tables: Sequence[ImageTable], classes: ClassFolders) -> bool:
 
 
 def _class_of(path: str, classes: ClassFolders) -> str | None:
-    for folder in classes.splits.values():
+    for folder in classes.folders:
         if path.startswith(f"{folder}/"):
             return path[len(str(folder)) + 1 :].partition("/")[0]
     return None
@@ -248,7 +255,7 @@ def _read_classes(classes: ClassFolders, tables: Sequence[ImageTable]) -> _Found
         if table.others
     ]
     told = {table.file.name for table in tables if table.others}
-    unread = [note for folder in classes.splits.values() for note in note_on_files(folder, told)]
+    unread = [note for folder in classes.folders for note in note_on_files(folder, told)]
     notes = (*classes.notes, *notes, *unread, *beside)
     return _Found(splits=splits, notes=notes, labels_from=CLASS_FOLDERS)
 
@@ -270,40 +277,48 @@ def _table_of_each(folders: Mapping[str, Path], config: DataOptions) -> list[Ima
 
 
 def _num_classes(classes: ClassFolders | None) -> int:
-    folders = () if classes is None else classes.splits.values()
+    folders = () if classes is None else classes.folders
     return max((sum(map(has_images, folders_in(folder))) for folder in folders), default=0)
 
 
 def _open_archives(folder: Path, archives: Sequence[Path], config: DataOptions) -> Source:
-    """A folder of nothing but zip files: one, or one for each split."""
+    """A folder of nothing but archives: one, or one for each split."""
+    tables = [file for file in sorted(folder.iterdir()) if is_table(file)]
+    if tables:
+        raise DataError(
+            f"{folder} has the table {tables[0].name} and the images in {archives[0].name}, where the table "
+            "does not find them. Unpack the archive in that folder."
+        )
     if len(archives) == 1:
         return open_file(archives[0], config)
-    named = {split_of(archive.stem): archive for archive in archives}
+    named = {split_of(archive_stem(archive)): archive for archive in archives}
     if len(named) < len(archives) or None in named:
         raise DataError(
-            f"{folder} holds {len(archives)} zip files that are not named like splits (train.zip, test.zip). "
+            f"{folder} holds {len(archives)} archives that are not named like splits (train.zip, test.zip). "
             f"Name the one to use: --dataset_name {archives[0]}"
         )
     unpacked = {str(split): unpack(archive) for split, archive in named.items()}
     classes = {split: find_class_folders(found.folder) for split, found in unpacked.items()}
-    places = {split: next(iter(found.splits.values())) for split, found in classes.items() if found}
+    places = {split: found.folders for split, found in classes.items() if found}
     if len(places) < len(unpacked):
-        raise DataError(f"A zip file of {folder} holds no class folders. {LAYOUTS}")
+        raise DataError(f"An archive in {folder} holds no class folders. {LAYOUTS}")
     found = _read_classes(ClassFolders(splits=places), [])
     notes = (*(note for archive in unpacked.values() for note in archive.notes), *found.notes)
-    return replace(_as_source(folder, found), folders=tuple(places.values()), notes=notes)
+    return replace(_as_source(folder, found), folders=tuple(chain(*places.values())), notes=notes)
 
 
 def _only_archives(folder: Path) -> list[Path]:
-    """The zip files of a folder with nothing else for a data set in it."""
+    """The archives of a folder with nothing else for a data set in it."""
     files = [entry for entry in sorted(folder.iterdir()) if entry.is_file() and not is_junk(entry.name)]
-    archives = [file for file in files if file.suffix.lower() == ".zip"]
-    return [] if any(file.suffix.lower() in _BUILDERS for file in files) else archives
+    archives = [file for file in files if is_to_unpack(file)]
+    others = [file for file in files if file.suffix.lower() in _BUILDERS and not is_table(file)]
+    return archives if set(others) <= set(archives) else []
 
 
 def _has_stores(folder: Path) -> bool:
     """Whether there are files that hold images, in the folder or in those in it."""
-    return any(any(folder.glob(f"{below}*{kind}")) for kind in (*_BUILDERS, ".zip") for below in ("", "*/"))
+    kinds = (*_BUILDERS, ".zip", ".tar.gz", ".tgz")
+    return any(any(folder.glob(f"{below}*{kind}")) for kind in kinds for below in ("", "*/"))
 
 
 def _is_saved(folder: Path) -> bool:
@@ -314,11 +329,13 @@ def _is_saved(folder: Path) -> bool:
 def _names_no_images(file: Path, index: ImageIndex) -> str:
     first = next(iter(read_table(file).slice(0, 1).to_pylist()), {})
     row = ", ".join(f"{name} {value!r}" for name, value in first.items())
+    advice = "Write paths from the folder of the table (img/1.jpg, or 1 if one such image is there)."
+    if not index.paths:
+        advice = f"Give the folder that holds both: --dataset_name {file.parent.parent}"
     there = str(Path(index.paths[0]).relative_to(index.folder)) if index.paths else "no images"
     return (
         f"No column of {file} names images that are there: its first row has {row or 'nothing'}, and the "
-        f"folder has {there}. Write paths from the folder of the table (img/1.jpg, or 1 if one such image is "
-        "there)."
+        f"folder has {there}. {advice}"
     )
 
 

@@ -263,8 +263,8 @@ def splits_of_rows(
         known = "train" in found.values() and all(is_exactly_a_split(str(value)) for value in found)
         if splits or is_split or not known:
             notes.append(
-                f"Column {name!r} of {title} ({_some(list(map(repr, found)))}) is not used: a column of splits "
-                "holds train, validation (or val) and test in every row."
+                f"Column {name!r} of {title} ({_some(list(map(repr, found)))}) is not used: a column of "
+                "splits holds train, validation (or val) and test in every row."
             )
             continue
         rest = rows.drop_columns([name])
