@@ -14,6 +14,7 @@ from resnet_hub.finetuning.report.compare import (
     describe_test,
 )
 from resnet_hub.finetuning.report.page import page_of_run, render_page
+from resnet_hub.terminal import say
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
@@ -26,7 +27,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         write_atomically(arguments.output, _page(comparison))
         if not arguments.json:
-            print(f"\npage  {arguments.output}")
+            say(f"\npage  {arguments.output}")
     return 0
 
 
@@ -41,14 +42,14 @@ def _print(comparison: Comparison) -> None:
     print_rows([_row(run) for run in comparison.runs], title=comparison.split or "runs")
     names = [run.name for run in comparison.runs]
     if comparison.options:
-        print()
+        say()
         rows = [
             {"option": option} | dict(zip(names, values, strict=True))
             for option, values in comparison.options.items()
         ]
         print_rows(rows, title="options that differ", verbatim=True)
     for test in comparison.tests:
-        print(f"\n{describe_test(test, comparison.split or '')}")
+        say(f"\n{describe_test(test, comparison.split or '')}")
 
 
 def _row(run: ComparedRun) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from resnet_hub.errors import ConfigError, DataError, UserError
 from resnet_hub.images.decoding import BadImageError, read_header
 from resnet_hub.prediction.inputs import ImageInput, find_images
 from resnet_hub.prediction.open_model import open_model
+from resnet_hub.terminal import say
 
 _EXAMPLES = 8
 
@@ -27,8 +28,8 @@ def run_demo(arguments: argparse.Namespace) -> int:
         examples = _examples(arguments, Path(scratch))
         if arguments.space:
             write_space(model, arguments.space, title=title, examples=examples)
-            print(f"Written: {arguments.space}")
-            print(f"Publish it: hf upload OWNER/{title} {arguments.space} --repo-type space")
+            say(f"Written: {arguments.space}")
+            say(f"Publish it: hf upload OWNER/{title} {arguments.space} --repo-type space")
             return 0
         page = build_page(model, title=title, examples=examples)
         try:
@@ -42,7 +43,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
             )
         except OSError as error:
             raise ConfigError(f"Cannot listen on {arguments.host}: {error}") from error
-        print(f"Open {address} in a browser; Ctrl-C ends.", flush=True)
+        say(f"Open {address} in a browser; Ctrl-C ends.")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

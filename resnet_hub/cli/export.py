@@ -21,6 +21,7 @@ from resnet_hub.prediction.classify import class_names_of
 from resnet_hub.prediction.inputs import ImageInput, find_images
 from resnet_hub.prediction.open_model import open_model
 from resnet_hub.results import RunReport
+from resnet_hub.terminal import say
 
 if TYPE_CHECKING:
     from resnet_hub.finetuning.data.split import Split
@@ -144,19 +145,19 @@ def _class_names(model: torch.nn.Module) -> list[str] | None:
 
 def _show(report: ExportReport, pictures: _Pictures, arguments: argparse.Namespace) -> None:
     for problem in pictures.unreadable:
-        print(f"left out: {problem}", file=sys.stderr)
+        say(f"left out: {problem}", file=sys.stderr)
     if arguments.json:
         print_json(asdict(report))
     else:
         print_rows([_row(file) for file in report.files], title="exported")
-        print(f"Compared on {report.num_images} images ({report.images_from}).")
+        say(f"Compared on {report.num_images} images ({report.images_from}).")
         speed = f"{report.eager_images_per_second:.1f} images/s"
-        print(f"The model itself: {speed}, batches of {report.batch_size}, {report.threads} threads.")
-        print(f"Input {report.inputs}; outputs: {', '.join(report.outputs)}.")
+        say(f"The model itself: {speed}, batches of {report.batch_size}, {report.threads} threads.")
+        say(f"Input {report.inputs}; outputs: {', '.join(report.outputs)}.")
     for file in report.refused:
-        print(f"resnet-hub: {file.file} is refused and removed: {file.refused}", file=sys.stderr)
+        say(f"resnet-hub: {file.file} is refused and removed: {file.refused}", file=sys.stderr)
     if len(report.refused) < len(report.files):
-        print(f"Written: {arguments.output_dir}", file=sys.stderr if arguments.json else sys.stdout)
+        say(f"Written: {arguments.output_dir}", file=sys.stderr if arguments.json else sys.stdout)
 
 
 def _row(file: ExportedFile) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config.flags import Command, parse_command_line
 from resnet_hub.finetuning.config.yaml_file import dump_config
 from resnet_hub.finetuning.machine.launcher import run_processes
+from resnet_hub.terminal import print_document
 
 _DESCRIPTION = """Fine-tune a ResNet on an image data set, with one process per GPU of this machine. SIGTERM
 and Ctrl-C save a checkpoint. Exit codes: 0 done; 2 bad input, nothing overwritten; 75 stopped by a signal,
@@ -31,7 +32,7 @@ def run_finetune(words: Sequence[str]) -> int:
     command = parse_command_line(words, description=_DESCRIPTION, prog=_PROG, kind=LaunchCommand)
     assert isinstance(command, LaunchCommand)
     if command.print_config:
-        print(dump_config(command.finetuning), end="")
+        print_document(dump_config(command.finetuning))
         return 0
     if "RANK" in os.environ:
         raise ConfigError(

@@ -23,13 +23,14 @@ from resnet_hub.models.names import (
     refuse_revision,
     registry_name,
 )
+from resnet_hub.terminal import print_document, say
 
 
 def run_push(arguments: argparse.Namespace) -> int:
     """Publish, read back, and print the address with the commit; 2 when the answer to the question is no."""
     asks = sys.stdin is not None and sys.stdin.isatty() and not (arguments.private or arguments.yes)
     if asks and not may_be_public(arguments.repo_id, ask=input):
-        print("Nothing was published. With --private only you can see it.")
+        say("Nothing was published. With --private only you can see it.")
         return 2
     record = push_folder(
         arguments.folder,
@@ -40,10 +41,10 @@ def run_push(arguments: argparse.Namespace) -> int:
         tag=arguments.tag,
         message=arguments.message,
     )
-    print(f"Published and read back: {record.url}")
+    say(f"Published and read back: {record.url}")
     if record.pull_request:
-        print(f"Pull request: {record.pull_request}")
-    print(f"Load it: resnet_hub.load({record.repo_id!r}, revision={record.commit!r})")
+        say(f"Pull request: {record.pull_request}")
+    say(f"Load it: resnet_hub.load({record.repo_id!r}, revision={record.commit!r})")
     return 0
 
 
@@ -56,7 +57,7 @@ def run_download(arguments: argparse.Namespace) -> int:
         found = _published_weights(name, revision=arguments.revision)
     if arguments.output is not None:
         _copy(found, arguments.output)
-    print(arguments.output or found.folder)
+    say(arguments.output or found.folder)
     return 0
 
 
@@ -82,9 +83,9 @@ def run_card(arguments: argparse.Namespace) -> int:
     if folder is None:
         return _print_variant_card(arguments)
     if arguments.write:
-        print(refresh_card(folder, repo_id=arguments.repo_id))
+        say(refresh_card(folder, repo_id=arguments.repo_id))
     else:
-        print(current_card(folder, repo_id=arguments.repo_id), end="")
+        print_document(current_card(folder, repo_id=arguments.repo_id))
     return 0
 
 
@@ -97,5 +98,5 @@ def _print_variant_card(arguments: argparse.Namespace) -> int:
             f"--write and --repo_id are for folders, and {name} is a variant, whose card comes from the "
             f"tables. Send it to a file: resnet-hub card {name} > {name}.md"
         )
-    print(variant_card(name), end="")
+    print_document(variant_card(name))
     return 0

@@ -8,6 +8,7 @@ from resnet_hub.cli.tables import print_json, print_rows
 from resnet_hub.files import write_atomically
 from resnet_hub.finetuning import FinetuneConfig, inspect_labels
 from resnet_hub.finetuning.training.suspects import LabelInspection, Suspect, as_csv
+from resnet_hub.terminal import say
 
 _DATASET = ("dataset_config_name", "dataset_revision", "image_column_name", "label_column_name")
 
@@ -31,7 +32,7 @@ def run_inspect(arguments: argparse.Namespace) -> int:
         print_json([_record(suspect, inspection) for suspect in inspection.suspects])
         return 0
     found, looked_at = len(inspection.suspects), len(inspection.split)
-    print(f"{found:,} of {looked_at:,} images have a label that may be wrong")
+    say(f"{found:,} of {looked_at:,} images have a label that may be wrong")
     if found:
         print_rows([_row(suspect, inspection) for suspect in inspection.suspects[: arguments.at_most]])
     return 0

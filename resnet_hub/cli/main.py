@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 from resnet_hub.cli import flags
 from resnet_hub.cores import keep_libraries_to_quota
 from resnet_hub.errors import RunError, UserError, naming_the_extra, nearest
+from resnet_hub.terminal import print_document, say, show_log
 
 SHELLS = ("bash", "zsh")
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
@@ -80,12 +81,13 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code of the command line: 0 done, 2 bad input (with a message on stderr), 1 a failure."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    show_log()
     keep_libraries_to_quota()
     try:
         with naming_the_extra():
             return _run(words)
     except (UserError, RunError) as error:
-        print(f"resnet-hub: {error}", file=sys.stderr)
+        say(f"resnet-hub: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT if isinstance(error, UserError) else EXIT_FAILED
     except BrokenPipeError:  # `resnet-hub list | head`
         sys.stderr.close()
@@ -144,7 +146,7 @@ def _print_completion(shell: str) -> None:
             is_path = str(action.metavar).startswith(("FILE", "FOLDER", "PATH"))
             if is_path or not (action.option_strings or action.choices):
                 action.complete = shtab.FILE  # pyright: ignore[reportAttributeAccessIssue]  read by shtab
-    print(shtab.complete(parser, shell=shell))
+    print_document(shtab.complete(parser, shell=shell) + "\n")
 
 
 if __name__ == "__main__":

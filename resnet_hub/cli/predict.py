@@ -19,6 +19,7 @@ from resnet_hub.prediction.gradcam import gradcam_overlays
 from resnet_hub.prediction.inputs import find_images
 from resnet_hub.prediction.open_model import open_model
 from resnet_hub.prediction.tables import as_record, check_output, open_table
+from resnet_hub.terminal import printable, say
 
 
 def run_predict(arguments: argparse.Namespace) -> int:
@@ -47,7 +48,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
     _print(arguments, rows, unreadable, temperature)
     num_readable = len(images) - len(unreadable)
     if arguments.output and num_readable:
-        print(f"{num_readable} images in {arguments.output}", file=sys.stderr)
+        say(f"{num_readable} images in {arguments.output}", file=sys.stderr)
     return 0 if num_readable else 1
 
 
@@ -111,7 +112,7 @@ def _print(
     if rows:
         print_rows([_terminal_row(row) for row in rows])
     for row in unreadable:
-        print(f"unreadable: {row.name} {row.problem}", file=sys.stderr)
+        say(f"unreadable: {printable(row.name, keep='')} {row.problem}", file=sys.stderr)
 
 
 def _terminal_row(row: ImagePrediction) -> dict[str, Any]:

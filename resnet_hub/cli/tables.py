@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
+
+from resnet_hub.terminal import print_document, printable, printable_json, say
 
 Row = dict[str, Any]
 
 
 def print_json(value: Any) -> None:
     """Print records as JSON for programs."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print_document(printable_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def print_rows(
@@ -26,9 +29,9 @@ def print_rows(
     if as_json:
         print_json(list(rows))
     elif not rows:
-        print(f"{title}: none" if title else "none")
+        say(f"{title}: none" if title else "none")
     else:
-        head = list(rows[0]) if verbatim else [_label(key) for key in rows[0]]
+        head = [_text(key) if verbatim else _label(key) for key in rows[0]]
         if sys.stdout.isatty():
             _print_rich(head, rows, title)
         else:
@@ -42,7 +45,7 @@ def print_record(record: Row, *, as_json: bool) -> None:
         return
     width = max(map(len, record))
     for key, value in record.items():
-        print(f"{_label(key):<{width}}  {_text(value)}")
+        say(f"{_label(key):<{width}}  {_text(value)}")
 
 
 def _label(key: str) -> str:
@@ -56,18 +59,19 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
-    return str(value)
+    return printable(str(value), keep="")
 
 
 def _print_plain(head: Sequence[str], rows: Sequence[Row]) -> None:
     lines = [head, *([_text(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+        say("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _print_rich(head: Sequence[str], rows: Sequence[Row], title: str) -> None:
-    table = Table(*head, title=title or None)
+    # As `Text`: of a plain string rich would read `[red]` as markup, and `:cat:` as an emoji.
+    table = Table(*(Column(Text(name)) for name in head), title=Text(printable(title)) if title else None)
     for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
+        table.add_row(*(Text(_text(value)) for value in row.values()))
     Console().print(table)

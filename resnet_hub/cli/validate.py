@@ -15,6 +15,7 @@ from resnet_hub.finetuning.scoring import (
     validate,
 )
 from resnet_hub.results import Score
+from resnet_hub.terminal import say
 
 
 def run_validate(arguments: argparse.Namespace) -> int:
@@ -27,7 +28,7 @@ def run_validate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(asdict(result))
         return 0
-    print(_title(result))
+    say(_title(result))
     print_rows([_row(name, score) for name, score in result.scores.items()])
     return 0
 

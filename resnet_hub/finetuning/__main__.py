@@ -16,6 +16,7 @@ from resnet_hub.cores import keep_libraries_to_quota
 from resnet_hub.errors import RunError, UserError, naming_the_extra
 from resnet_hub.finetuning.machine.cpu import wait_without_spinning
 from resnet_hub.finetuning.machine.preemption import EXIT_CODE, MESSAGE, Preempted, ending_at_once
+from resnet_hub.terminal import print_document, say, show_log
 
 BAD_INPUT = 2
 
@@ -23,25 +24,25 @@ BAD_INPUT = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the fine-tuning command; returns its exit code."""
     is_main = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.WARNING if is_main else logging.ERROR, format="%(message)s")
+    show_log(level=logging.WARNING if is_main else logging.ERROR)
     keep_libraries_to_quota()
     wait_without_spinning()
 
-    def say(text: str) -> None:
+    def say_once(text: str) -> None:
         if is_main:
-            print(text, file=sys.stderr, flush=True)  # noqa: T201  the command speaks to a person
+            say(text, file=sys.stderr)
 
     try:
-        with naming_the_extra(), ending_at_once(lambda: say(MESSAGE)):  # until a run listens itself
+        with naming_the_extra(), ending_at_once(lambda: say_once(MESSAGE)):  # until a run listens itself
             return _carry_out(arguments, is_main=is_main)
     except UserError as error:
-        say(f"error: {error}")
+        say_once(f"error: {error}")
         return BAD_INPUT
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201  each process has its own
+        say(f"error: {error}", file=sys.stderr)  # each process has its own
         return 1
     except Preempted:
-        say(MESSAGE)
+        say_once(MESSAGE)
         return EXIT_CODE
 
 
@@ -51,7 +52,7 @@ def _carry_out(arguments: Sequence[str] | None, *, is_main: bool) -> int:
 
     command = parse_command_line(arguments, description=__doc__)
     if command.print_config:
-        print(dump_config(command.finetuning), end="")  # noqa: T201
+        print_document(dump_config(command.finetuning))
         return 0
     from resnet_hub.finetuning.run import dry_run, find_learning_rate, finetune  # noqa: PLC0415  --help does not wait for torch
 
@@ -61,13 +62,13 @@ def _carry_out(arguments: Sequence[str] | None, *, is_main: bool) -> int:
     if command.find_learning_rate:
         search = find_learning_rate(command.finetuning)
         if is_main:
-            print(search.describe())  # noqa: T201
+            say(search.describe())
         return 0
     from resnet_hub.finetuning.finish import summarise  # noqa: PLC0415
 
     report = finetune(command.finetuning)
     if is_main:
-        print(summarise(report))  # noqa: T201
+        say(summarise(report))
     return 0
 
 

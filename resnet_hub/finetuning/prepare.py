@@ -50,6 +50,7 @@ from resnet_hub.finetuning.training.context import Run
 from resnet_hub.finetuning.training.given import NOTHING_GIVEN, Given
 from resnet_hub.hub import may_be_public
 from resnet_hub.images.preprocessing import Preprocessing
+from resnet_hub.terminal import say
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +207,7 @@ def confirm_publishing(run: Run) -> None:
 
 def _typed(question: str, watch: PreemptionWatch) -> str:
     """The line that a person types, or nothing once the run is asked to stop."""
-    print(question, end="", file=sys.stderr, flush=True)  # noqa: T201  stdout is for what the command returns
+    say(question, end="", file=sys.stderr)  # stdout is for what the command returns
     if os.name != "nt":  # Windows cannot wait for a terminal; there the signal is seen after the answer
         while not select.select([sys.stdin], [], [], 0.1)[0]:
             if watch.requested:

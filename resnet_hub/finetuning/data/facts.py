@@ -19,6 +19,7 @@ from resnet_hub.finetuning.data.notes import (
     some_of,
 )
 from resnet_hub.finetuning.data.split import Split
+from resnet_hub.terminal import printable
 
 _MOST_ROWS = 20  # classes that the table has a row for
 
@@ -145,7 +146,7 @@ def describe(
     """The facts as lines for a terminal."""
     smallest, median, largest = (f"{width}x{height}" for width, height in facts.size_range)
     lines = [
-        ("data set", title),
+        ("data set", printable(title, keep="")),
         ("columns", f"images in {facts.columns.image!r}, labels in {facts.columns.label!r}"),
         ("labels", facts.labels_read),
         *_rows_of_classes(class_names, facts.class_counts),
@@ -165,7 +166,7 @@ def _rows_of_classes(
     class_names: Sequence[str], counts: Mapping[str, Sequence[int]]
 ) -> list[tuple[str, str]]:
     """The first few names; where classes are few, a row for each with its images in each split."""
-    listed = ("classes", f"{len(class_names)}: {some_of(class_names)}")
+    listed = ("classes", f"{len(class_names)}: {some_of([shown(name) for name in class_names])}")
     if len(class_names) > _MOST_ROWS or not counts:
         return [listed]
     names = [shown(name) for name in class_names]

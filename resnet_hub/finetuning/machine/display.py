@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from resnet_hub.terminal import printable
+
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_BEFORE_COUNTING = 2.0
 
@@ -15,13 +17,15 @@ class Display:
     """Speaks on the main process only, to stderr, so that stdout stays for what the command returns."""
 
     def __init__(self, *, is_main: bool) -> None:
-        self._console = Console(stderr=True, quiet=not is_main, highlight=False, soft_wrap=True)
+        self._console = Console(
+            stderr=True, quiet=not is_main, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
         self._bar: Progress | None = None
         self._last_line = time.monotonic()
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
-        (self._bar.console if self._bar else self._console).print(text, markup=False)
+        (self._bar.console if self._bar else self._console).print(printable(text))
 
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -58,8 +62,14 @@ class Display:
                 self._bar = None
 
     def _new_bar(self, what: str, *, total: int) -> Progress:
-        note = TextColumn("{task.fields[note]}")
-        columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), note, TimeRemainingColumn()
+        note = TextColumn("{task.fields[note]}", markup=False)
+        columns = (
+            TextColumn(what, markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            note,
+            TimeRemainingColumn(),
+        )
         bar = Progress(*columns, console=self._console, transient=True)
         bar.add_task(what, total=total, note="")
         return bar
