@@ -108,7 +108,7 @@ def our_steps(
         machine=machine,
         stopwatch=Stopwatch({}, machine.accelerator.device),
         seed=0,
-        reads_late=can_be_read_late(optimizer, machine.accelerator),
+        reads_late=can_be_read_late(machine.accelerator),
     )
     progress = Progress()
     steps = ([Batch(images, labels, labels)] for images, labels in itertools.cycle(batches))

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from resnet_hub.errors import RunError
 from resnet_hub.finetuning.batches.loader import Batch
-from resnet_hub.finetuning.engine.deferred_metrics import Measured, left_out_unless_finite
+from resnet_hub.finetuning.engine.deferred_metrics import Measured
 from resnet_hub.finetuning.engine.forward import normalized
 from resnet_hub.finetuning.engine.optimizer import set_rate
 from resnet_hub.finetuning.engine.out_of_memory import help_if_out_of_memory
@@ -34,7 +34,7 @@ def train_steps(
 
     The caller has put the network into training mode, and decides between two steps whether to log, to save
     or to stop. Where steps are read late, the loss is that of the step before, and `settle` reads the rest.
-    Raises TrainingDivergedError, and leaves out the update, if it would put NaN into the weights.
+    Raises TrainingDivergedError once a loss or a gradient is no number.
     """
     loss: float | None = None
     started = time.monotonic()
@@ -86,11 +86,9 @@ def train_step(
     norm = cast(Tensor, machine.accelerator.clip_grad_norm_(parameters, limit))
     values = torch.cat([machine.total(loss), norm.reshape(1), num_images])
     measured = Measured(key[2], values)
-    # NaN must never reach the weights: either the program looks before the update, or the device does.
     if not trainer.reads_late:
         _check(trainer, measured)
-    with left_out_unless_finite(trainer.optimizer, values) if trainer.reads_late else nullcontext():
-        trainer.optimizer.step()
+    trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
     trainer.stopwatch.lap(OPTIMIZER)
     return measured
@@ -161,8 +159,8 @@ def _check(trainer: Trainer, measured: Measured) -> None:
     if math.isfinite(loss) and _is_usable(norm, trainer.machine.accelerator.scaler):
         return
     raise TrainingDivergedError(
-        f"The loss is {loss} and the norm of its gradient {norm} after {measured.step} steps; the weights "
-        f"were not updated with it. Start again with a lower --learning_rate than "
+        f"The loss is {loss} and the norm of its gradient {norm} after {measured.step} steps, and "
+        f"nothing of that step was saved. Start again with a lower --learning_rate than "
         f"{trainer.optimizer.param_groups[0]['lr']:.2g}, or with --max_grad_norm 1."
     )
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import timm
@@ -25,12 +25,23 @@ class Teacher:
     """A frozen network and how to ask it about images that are prepared for the student."""
 
     network: nn.Module
-    ours: Preprocessing
-    theirs: Preprocessing
-    order: tuple[int, ...] | None
+    order: Tensor | None
     """Place of each class of the student among the teacher's outputs; None if they are the same."""
-    has_fixed_size: bool
-    """Whether it takes images of its own size only, as vision transformers do."""
+    scale: Tensor
+    """With `offset`, (channels, 1, 1) each: from the student's normalized pixels to the teacher's."""
+    offset: Tensor
+    size: tuple[int, int] | None
+    """Of its images, if it takes no other, as vision transformers do."""
+
+    def on(self, device: torch.device, memory_format: torch.memory_format) -> "Teacher":
+        """The teacher on a device, with all that it needs for a step: nothing is left to be copied in one."""
+        return replace(
+            self,
+            network=self.network.to(device, memory_format=memory_format),  # pyright: ignore[reportCallIssue]
+            order=None if self.order is None else self.order.to(device),
+            scale=self.scale.to(device),
+            offset=self.offset.to(device),
+        )
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -39,11 +50,9 @@ class Teacher:
         It sees what the student sees, the same crop and the same mixture (Beyer et al. 2021, "Knowledge
         distillation: a good teacher is patient and consistent", arXiv:2106.05237).
         """
-        if (self.ours.mean, self.ours.std) != (self.theirs.mean, self.theirs.std):
-            scale, offset = self._change_of_scale(images.device)
-            images = images * scale + offset
-        if self.has_fixed_size and images.shape[-2:] != self.theirs.image_size:
-            images = interpolate(images, size=self.theirs.image_size, mode="bicubic", antialias=True)
+        images = images * self.scale + self.offset
+        if self.size is not None and images.shape[-2:] != self.size:
+            images = interpolate(images, size=self.size, mode="bicubic", antialias=True)
         logits = self.network(images).float()
         return logits if self.order is None else logits[:, self.order]
 
@@ -53,14 +62,6 @@ class Teacher:
         for tensor in self.network.state_dict().values():
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-    def _change_of_scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        columns = zip(self.ours.mean, self.ours.std, self.theirs.mean, self.theirs.std, strict=True)
-        pairs = [
-            (std / their_std, (mean - their_mean) / their_std) for mean, std, their_mean, their_std in columns
-        ]
-        scale, offset = torch.tensor(pairs, device=device).unbind(dim=1)
-        return scale.view(1, -1, 1, 1), offset.view(1, -1, 1, 1)
 
 
 def load_teacher(
@@ -81,12 +82,16 @@ def load_teacher(
             f"--teacher_model {name} takes images of {theirs.num_channels} channels, the student of "
             f"{ours.num_channels}."
         )
+    order = _order_of_classes(name, network, class_names)
+    mean, std, their_mean, their_std = (
+        torch.tensor(values).view(-1, 1, 1) for values in (ours.mean, ours.std, theirs.mean, theirs.std)
+    )
     return Teacher(
         network=network,
-        ours=ours,
-        theirs=theirs,
-        order=_order_of_classes(name, network, class_names),
-        has_fixed_size=bool(network.pretrained_cfg.get("fixed_input_size")),
+        order=None if order is None else torch.tensor(order),
+        scale=std / their_std,
+        offset=(mean - their_mean) / their_std,
+        size=theirs.image_size if network.pretrained_cfg.get("fixed_input_size") else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from resnet_hub.files import remove_leftovers
 from resnet_hub.finetuning.batches.augment import build_mixer, build_train_transforms
 from resnet_hub.finetuning.batches.loader import CopiedImages, TrainBatches
+from resnet_hub.finetuning.config.settings import Settings
 from resnet_hub.finetuning.config.yaml_file import plain_values
 from resnet_hub.finetuning.data.streaming.stream import TrainStream
 from resnet_hub.finetuning.engine.deferred_metrics import can_be_read_late
@@ -45,6 +47,8 @@ FORMAT = 1
 SAVING_SHARE = 0.05
 """Share of the time that checkpoints of epochs may take, once one takes longer than SHORT_SAVE."""
 SHORT_SAVE = 1.0  # seconds
+
+_MOST_STAGES = 6  # of a ResNet: stem, four layers, fc
 
 
 @dataclass(kw_only=True)
@@ -297,8 +301,7 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
     model, optimizer = run.machine.accelerator.prepare(network, optimizer)
     return Trainer(
         model=model,
-        # Sizes are few: a form for each is faster than one for all.
-        compiled=torch.compile(model, dynamic=False) if settings.machine.torch_compile else None,
+        compiled=_compiled(model, settings) if settings.machine.torch_compile else None,
         optimizer=optimizer,
         schedule=Schedule(
             peak_rate=settings.optimizer.learning_rate,
@@ -319,18 +322,29 @@ def _make_trainer(run: Run, network: nn.Module, progress: Progress) -> Trainer:
         max_seconds=60 * settings.schedule.max_minutes,
         mix=build_mixer(settings.images, len(run.data.class_names)),
         distillation=_make_distillation(run),
-        reads_late=can_be_read_late(optimizer, run.machine.accelerator),
+        reads_late=can_be_read_late(run.machine.accelerator),
         recomputes=settings.machine.gradient_checkpointing,
         known_to_fit=set() if run.machine.accelerator.device.type == "cuda" else None,
     )
 
 
+def _compiled(model: nn.Module, settings: Settings) -> Callable[[Tensor], Tensor]:
+    """The network compiled for each kind of step; a form for each is faster than one for all.
+
+    Beyond torch's limit of 8 forms the network would run uncompiled without a word.
+    """
+    stages = _MOST_STAGES if settings.freezing.gradual_unfreezing else 1
+    sizes, batches = len(set(settings.images.epoch_sizes)), 2  # the last batch of an epoch is a smaller one
+    forms = sizes * batches * stages
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, forms)
+    return torch.compile(model, dynamic=False)
+
+
 def _make_distillation(run: Run) -> Distillation | None:
     if run.teacher is None:
         return None
-    run.teacher.network.to(run.machine.accelerator.device, memory_format=run.machine.memory_format)  # pyright: ignore[reportCallIssue]
     return Distillation(
-        teacher=run.teacher,
+        teacher=run.teacher.on(run.machine.accelerator.device, run.machine.memory_format),
         loss=make_distillation_loss(run.settings.teacher, run.settings.loss.loss),
         weight=run.settings.teacher.distillation_weight,
     )

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,20 @@ def test_compiled_steps_have_the_losses_weights_and_statistics_of_plain_ones(tmp
     assert list(found) == list(expected)
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, atol=2e-3, rtol=2e-3)
+
+
+def test_images_that_grow_through_many_sizes_never_fall_back_to_plain_steps(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # traced all the same
+    options = {"image_size": 32, "first_image_size": 4, "num_train_epochs": 12, "dataloader_num_workers": 0}
+    _, training = prepared(tmp_path / "run", torch_compile=True, **options)
+    train_all_but(training.network, 0)
+    counters.clear()
+    for epoch in range(8):  # through which they grow: 4, 8, 12, ..., 32
+        steps = training.batches.epoch(epoch)
+        first = train_steps(training.trainer, training.progress, steps, epoch=epoch)
+        for _ in zip(range(10), first, strict=False):
+            pass
+    assert counters["stats"]["unique_graphs"] > 8
 
 
 def test_a_compiled_run_exports_the_network_and_goes_on_without_compiling(tmp_path: Path):

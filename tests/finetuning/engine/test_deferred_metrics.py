@@ -1,4 +1,4 @@
-"""What steps measure may be read one step later: the same weights and losses, and NaN still stays out.
+"""What steps measure may be read one step later: the same weights and losses, and no file with NaN.
 
 A run reads late on GPUs, where it pays. The machines that run these tests have none, so a trainer is told to.
 """
@@ -75,20 +75,19 @@ def spoil(training: Training, monkeypatch: pytest.MonkeyPatch, *, step: int, whe
     monkeypatch.setattr(engine_step, "accumulate_gradients", spoiled)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_step_that_is_no_number_changes_nothing_and_is_reported_after_the_next(
+def test_a_step_that_is_no_number_is_reported_after_the_next(
     where: str, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    options = {"optimizer": optimizer, "learning_rate": 0.01, "weight_decay": 0.01}
-    _, training = begun(tmp_path / "run", late=True, **options)
+    _, training = begun(
+        tmp_path / "run", late=True, optimizer=optimizer, learning_rate=0.01, weight_decay=0.01
+    )
     spoil(training, monkeypatch, step=3, where=where)
     found = steps(training)
-    before = [(next(found), weights(training))[1] for _ in range(3)]
-    next(found)
-    assert torch.equal(weights(training), before[-1])
-    assert not torch.equal(before[0], before[1])
-    with pytest.raises(TrainingDivergedError, match="after 3 steps; the weights were not updated"):
+    for _ in range(4):
+        next(found)
+    with pytest.raises(TrainingDivergedError, match="after 3 steps, and nothing of that step was saved"):
         next(found)
 
 
@@ -108,5 +107,5 @@ def test_a_checkpoint_holds_what_its_last_step_measured_or_is_not_written(
 
 def test_steps_on_a_cpu_are_read_at_once(tmp_path: Path):
     run, training = prepared(tmp_path / "run")
-    assert not can_be_read_late(training.trainer.optimizer, run.machine.accelerator)
+    assert not can_be_read_late(run.machine.accelerator)
     assert not training.trainer.reads_late

@@ -28,7 +28,7 @@ def test_a_loss_or_gradient_that_is_no_number_stops_the_run_before_the_update_an
         fault = {"fault": "bad_numbers", "where": where, "step": step}
         server.run(folder, faults=[fault], code=1)
         said = log_of(folder).read_text().splitlines()[-1]
-        assert f"after {step} steps; the weights were not updated" in said
+        assert f"after {step} steps, and nothing of that step was saved" in said
         for checkpoint in (folder / "checkpoints").glob("step-*"):
             assert int(checkpoint.name.split("-")[1]) <= step
             tensors = [t for file in checkpoint.glob("*.safetensors") for t in load_file(file).values()]
@@ -46,7 +46,7 @@ def test_no_process_updates_its_weights_when_one_of_two_meets_a_nan(
     folder = tmp_path / "run"
     fault = {"fault": "bad_numbers", "where": where, "step": 9, "rank": 1}
     said = server.run_two(folder, faults=[fault], code=1)
-    assert said.count("after 9 steps; the weights were not updated") == 2
+    assert said.count("after 9 steps, and nothing of that step was saved") == 2
     newest = max((folder / "checkpoints").glob("step-*"))
     assert newest.name <= "step-00000009"
     assert all(bool(tensor.isfinite().all()) for tensor in load_file(newest / "model.safetensors").values())
