@@ -82,7 +82,7 @@ def fit_new_fc(run: Run, network: nn.Module) -> FittedFc:
     makes of them; where none follows, those that the weights came with are more accurate (recipes/LOG.md).
     """
     if run.total_steps:
-        reestimate_batchnorm(run, network, epoch=0, num_images=BATCHNORM_IMAGES)
+        reestimate_batchnorm(run, network, epoch=0, schedule_epoch=0, num_images=BATCHNORM_IMAGES)
         share_statistics(run, network)
     return fit_fc(run, network)
 
@@ -175,6 +175,7 @@ def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = 
             run,
             network,
             epoch=epoch,
+            schedule_epoch=progress.schedule_epoch,
             num_images=num_images,
             before_stop=lambda: save(run, training, must=True),
         )

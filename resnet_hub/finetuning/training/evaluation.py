@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import cast
 
 import torch
 from timm.utils import distribute_bn
@@ -14,6 +15,7 @@ from resnet_hub.finetuning.batches.sampler import part
 from resnet_hub.finetuning.data.load import Split
 from resnet_hub.finetuning.engine.forward import compute_split, normalized
 from resnet_hub.finetuning.engine.stopwatch import EVALUATION
+from resnet_hub.finetuning.machine.machine import Machine
 from resnet_hub.finetuning.machine.seeds import random_key
 from resnet_hub.finetuning.network.freezing import num_frozen_stages, set_modes
 from resnet_hub.finetuning.training.context import Run
@@ -59,6 +61,7 @@ def reestimate_batchnorm(
     network: nn.Module,
     *,
     epoch: int,
+    schedule_epoch: int,
     num_images: int,
     before_stop: Callable[[], None] | None = None,
 ) -> None:
@@ -66,10 +69,10 @@ def reestimate_batchnorm(
 
     Averaged weights never produced the statistics that they were averaged with (Izmailov et al. 2018,
     arXiv:1803.05407, section 3.2), and random crops show objects larger than evaluation does (Touvron et al.
-    2019, arXiv:1906.06423). The images are the first of the order of `epoch`, the same on every start. Frozen
-    stages keep theirs. Raises Preempted when asked to stop, after `before_stop`.
+    2019, arXiv:1906.06423). The images are the first of the order of `epoch`, the same on every start. Stages
+    that are frozen in `schedule_epoch` keep theirs. Raises Preempted when asked to stop, after `before_stop`.
     """
-    set_modes(network, num_frozen_stages(run.settings.freezing, network, epoch))
+    set_modes(network, num_frozen_stages(run.settings.freezing, network, schedule_epoch))
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
     if not norms:
         return
@@ -88,10 +91,17 @@ def reestimate_batchnorm(
             run.stop_if_asked(before_stop)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-        if not run.machine.sync_batchnorm:  # each process has seen its share of the images only
-            for statistics in (norm.running_mean, norm.running_var):
-                assert statistics is not None
-                statistics.copy_(run.machine.total(statistics) / run.machine.world_size)
+    if run.machine.world_size > 1 and not run.machine.sync_batchnorm:
+        _take_mean_of_processes(run.machine, norms)
+
+
+def _take_mean_of_processes(machine: Machine, norms: list[_BatchNorm]) -> None:
+    """Give all processes the mean of their statistics, in one exchange: each has seen its own images only."""
+    statistics = cast(
+        list[Tensor], [each for norm in norms for each in (norm.running_mean, norm.running_var)]
+    )
+    means = machine.total(torch.cat(statistics)) / machine.world_size
+    torch._foreach_copy_(statistics, means.split([len(tensor) for tensor in statistics]))
 
 
 def _plain_train_batches(run: Run, num_steps: int) -> TrainBatches:

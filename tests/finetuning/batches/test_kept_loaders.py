@@ -23,7 +23,7 @@ def test_loader_processes_of_evaluation_are_kept_while_there_is_something_to_dec
     run, training = prepared(tmp_path / "decodes", image_memory_gb=0.0, **options)
     seen = []
     for _ in range(2):
-        reestimate_batchnorm(run, training.network, epoch=0, num_images=512)
+        reestimate_batchnorm(run, training.network, epoch=0, schedule_epoch=0, num_images=512)
         logits = evaluate(run, training, run.data.validation, training.network)
         seen.append((processes(), logits))
     assert len(seen[0][0]) == 4  # two for the statistics and two for validation

@@ -127,9 +127,9 @@ def test_crops_of_larger_images_are_cut_from_the_files_and_only_their_statistics
 ):
     run, training = begin(image_size=96, reestimate_batchnorm=1000)
     epoch_of(run, 0)
-    reestimate_batchnorm(run, training.network, epoch=0, num_images=1000)
+    reestimate_batchnorm(run, training.network, epoch=0, schedule_epoch=0, num_images=1000)
     shutil.rmtree(photos / "train")
-    reestimate_batchnorm(run, training.network, epoch=1, num_images=1000)
+    reestimate_batchnorm(run, training.network, epoch=1, schedule_epoch=1, num_images=1000)
     with pytest.raises(BadImageError, match="cannot be read"):
         epoch_of(run, 0)
 

@@ -134,7 +134,7 @@ def test_batchnorm_gets_the_statistics_of_training_images_as_evaluation_sees_the
     run, training = prepared(tmp_path / "run", reestimate_batchnorm=10_000)
     with torch.no_grad():
         training.network.bn1.running_mean.fill_(123.0)
-    reestimate_batchnorm(run, training.network, epoch=1, num_images=10_000)
+    reestimate_batchnorm(run, training.network, epoch=1, schedule_epoch=1, num_images=10_000)
     assert_has_the_statistics_of_training_images(run, training)
 
 
@@ -147,7 +147,17 @@ def test_fc_is_fitted_to_the_statistics_that_training_will_use(tmp_path: Path):
 def test_frozen_stages_keep_their_statistics(tmp_path: Path):
     run, training = prepared(tmp_path / "run", frozen_stages=2)
     before = {name: tensor.clone() for name, tensor in training.network.state_dict().items()}
-    reestimate_batchnorm(run, training.network, epoch=0, num_images=100)
+    reestimate_batchnorm(run, training.network, epoch=0, schedule_epoch=0, num_images=100)
+    after = training.network.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(after[name], before[name])}
+    assert changed == {"layer2", "layer3"}
+
+
+def test_stages_that_a_time_limit_has_unfrozen_already_take_new_statistics(tmp_path: Path):
+    """Where time runs faster than epochs, `_train_epoch` unfreezes by the schedule: statistics do too."""
+    run, training = prepared(tmp_path / "run", gradual_unfreezing=1)
+    before = {name: tensor.clone() for name, tensor in training.network.state_dict().items()}
+    reestimate_batchnorm(run, training.network, epoch=0, schedule_epoch=1, num_images=100)
     after = training.network.state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(after[name], before[name])}
     assert changed == {"layer2", "layer3"}

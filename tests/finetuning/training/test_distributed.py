@@ -97,7 +97,7 @@ def test_bad_input_on_two_processes_is_said_once_and_writes_nothing(tmp_path: Pa
 def statistics(folder: Path, **options: Any) -> torch.Tensor:
     """Mean and variance of the first BatchNorm, (2, channels), estimated from 512 images."""
     run, training = prepared(folder, images_per_step=128, **options)
-    reestimate_batchnorm(run, training.network, epoch=0, num_images=512)
+    reestimate_batchnorm(run, training.network, epoch=0, schedule_epoch=0, num_images=512)
     norm = training.network.bn1
     return torch.stack([norm.running_mean, norm.running_var])
 
