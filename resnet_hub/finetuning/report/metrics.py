@@ -20,6 +20,7 @@ from resnet_hub.finetuning.report.reliability import expected_calibration_error,
 from resnet_hub.prediction.classify import probabilities
 from resnet_hub.results import ClassScore, Score, wilson_interval
 
+_MOST_AT_A_TIME = 2**22  # numbers, of 8 bytes
 _ABSENT: Any = 0.0  # precision of a class that is never predicted, recall of one that never occurs
 
 
@@ -36,6 +37,7 @@ def score_predictions(logits: Tensor, labels: Tensor, class_names: tuple[str, ..
     predicted = logits.argmax(dim=1)
     in_top5 = (logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]).any(dim=1)
     correct, total = int((predicted == labels).sum()), len(labels)
+    loss, confidence = _loss_and_confidence(logits, labels)
     # Classes that neither occur nor are predicted have no F1; the mean is over the others.
     present = np.union1d(labels.numpy(), predicted.numpy())
     macro_f1 = f1_score(labels, predicted, labels=present, average="macro", zero_division=_ABSENT)
@@ -44,9 +46,9 @@ def score_predictions(logits: Tensor, labels: Tensor, class_names: tuple[str, ..
         accuracy_interval_95=wilson_interval(correct, total),
         top5_accuracy=int(in_top5.sum()) / total,
         macro_f1=float(macro_f1),
-        loss=float(F.cross_entropy(logits.double(), labels)),
+        loss=loss,
         num_images=total,
-        expected_calibration_error=_calibration_error(logits, predicted == labels),
+        expected_calibration_error=_calibration_error(confidence, predicted == labels),
         per_class=_class_scores(labels.numpy(), predicted.numpy(), class_names, range(len(class_names))),
     )
 
@@ -91,8 +93,21 @@ def _score_multi_label(logits: Tensor, labels: Tensor, class_names: tuple[str, .
     )
 
 
-def _calibration_error(logits: Tensor, is_right: Tensor) -> float:
-    confidence = probabilities(logits.double(), multi_label=False).amax(dim=1)
+def _loss_and_confidence(logits: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+    """Mean cross-entropy, and the highest probability of each image.
+
+    In double precision, and a part of the images at a time: of many classes all would be gigabytes.
+    """
+    loss, confidence = 0.0, []
+    rows = max(1, _MOST_AT_A_TIME // logits.shape[1])
+    for some_logits, some_labels in zip(logits.split(rows), labels.split(rows), strict=True):
+        exact = some_logits.double()
+        loss += float(F.cross_entropy(exact, some_labels)) * (len(some_labels) / len(labels))
+        confidence.append(probabilities(exact, multi_label=False).amax(dim=1))
+    return loss, torch.cat(confidence)
+
+
+def _calibration_error(confidence: Tensor, is_right: Tensor) -> float:
     return expected_calibration_error(reliability_bins(confidence.numpy(), is_right.numpy()))
 
 

@@ -5,7 +5,7 @@ A network whose `fc` starts from random values spends its first steps unlearning
 once, and what is left is a convex problem.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +18,7 @@ PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Weights of the squared norm beside the mean loss, strongest first: each starts from the one before."""
 PENALTY_WITHOUT_VALIDATION = 1e-3
 MAX_ITERATIONS = 300
+_MOST_LOGITS = 2**26  # at a time: with their gradient half a gigabyte
 _TOLERANCE, _TOLERANCE_TO_COMPARE = 1e-6, 1e-4  # of the gradient; scikit-learn's is 1e-4
 
 
@@ -43,11 +44,26 @@ class Examples:
         """Some of them, by a mask (images,)."""
         return replace(self, features=self.features[chosen], labels=self.labels[chosen])
 
-    def loss(self, logits: Tensor) -> Tensor:
-        """Mean cross-entropy; for several labels an image the mean of the binary ones."""
-        if self.labels.ndim > 1:
-            return F.binary_cross_entropy_with_logits(logits, self.labels, pos_weight=self.class_weights)
-        return F.cross_entropy(logits, self.labels, weight=self.class_weights)
+    def losses(self, weight: Tensor, bias: Tensor) -> Iterator[Tensor]:
+        """The parts of the mean cross-entropy, which add up to it; for several labels of the binary one.
+
+        All logits of many images and classes at once would not fit into the memory of a GPU.
+        """
+        rows = max(1, _MOST_LOGITS // len(weight))
+        total = self._weight_of(self.labels)
+        for features, labels in zip(self.features.split(rows), self.labels.split(rows), strict=True):
+            logits = F.linear(features, weight, bias)
+            if labels.ndim > 1:
+                loss = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=self.class_weights)
+            else:
+                loss = F.cross_entropy(logits, labels, weight=self.class_weights)
+            yield loss * (self._weight_of(labels) / total)
+
+    def _weight_of(self, labels: Tensor) -> Tensor | int:
+        """What the mean over some images weighs in the mean over all."""
+        if self.class_weights is None or labels.ndim > 1:
+            return len(labels)
+        return self.class_weights[labels].sum()
 
 
 def fit_linear_classifier(
@@ -118,9 +134,12 @@ def minimise(
 
     def objective() -> Tensor:
         solver.zero_grad()
-        loss = examples.loss(F.linear(examples.features, weight, bias)) + penalty / 2 * weight.square().sum()
-        loss.backward()
-        return loss
+        total = penalty / 2 * weight.square().sum()
+        total.backward()
+        for loss in examples.losses(weight, bias):
+            loss.backward()
+            total = total.detach() + loss.detach()
+        return total
 
     with full_float32():  # TF32's noise is far above the solver's tolerance
         solver.step(objective)  # pyright: ignore[reportArgumentType]  its stub wants a float
@@ -149,4 +168,4 @@ def _zeros(train: Examples, num_classes: int) -> tuple[Tensor, Tensor]:
 
 def _validation_loss(classifier: LinearClassifier, validation: Examples) -> float:
     with full_float32():
-        return float(validation.loss(F.linear(validation.features, classifier.weight, classifier.bias)))
+        return float(sum(validation.losses(classifier.weight, classifier.bias)))

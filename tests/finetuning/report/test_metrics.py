@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
+from resnet_hub.finetuning.report import metrics
 from resnet_hub.finetuning.report.metrics import confusion_counts, score_predictions
 from resnet_hub.finetuning.report.predictions import Predictions
 from resnet_hub.prediction.classify import probabilities
@@ -21,7 +22,11 @@ def predictions() -> tuple[torch.Tensor, torch.Tensor]:
     return logits, labels
 
 
-def test_scores_equal_those_of_scikit_learn(predictions):
+@pytest.mark.parametrize("at_a_time", [2**22, 8 * 30])
+def test_scores_equal_those_of_scikit_learn(predictions, at_a_time: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        metrics, "_MOST_AT_A_TIME", at_a_time
+    )  # all at once; thirty images, the last part fewer
     logits, labels = predictions
     score = score_predictions(logits, labels, NAMES)
     shares = probabilities(logits, multi_label=False).double().numpy()

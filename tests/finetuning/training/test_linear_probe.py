@@ -1,14 +1,17 @@
 """fc fitted on frozen features: the solution of scikit-learn, and a better start than a random one."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 
 from resnet_hub.finetuning.__main__ import main
+from resnet_hub.finetuning.training import linear_probe
 from resnet_hub.finetuning.training.linear_probe import PENALTIES, Examples, fit_linear_classifier, minimise
 from resnet_hub.results import RunReport
 
@@ -60,11 +63,28 @@ def test_the_classifier_is_for_the_features_as_they_came(examples):
 def test_the_penalty_is_the_one_of_lowest_validation_loss(examples):
     train, validation = examples
     best = fit_linear_classifier(train, validation, num_classes=4)
-    best_loss = float(validation.loss(validation.features @ best.weight.T + best.bias))
+    best_loss = float(sum(validation.losses(best.weight, best.bias)))
     without = fit_linear_classifier(train, None, num_classes=4)
     assert without.penalty == 1e-3
-    loss_at_one_penalty = float(validation.loss(validation.features @ without.weight.T + without.bias))
+    loss_at_one_penalty = float(sum(validation.losses(without.weight, without.bias)))
     assert best_loss <= loss_at_one_penalty + 1e-4  # one path starts cold, the other warm
+
+
+@pytest.mark.parametrize("kind", ["plain", "weighted", "several labels"])
+def test_the_classifier_is_the_same_however_many_logits_fit_into_memory(
+    kind: str, examples, monkeypatch: pytest.MonkeyPatch
+):
+    train, validation = examples
+    if kind == "weighted":
+        weights = torch.tensor([0.5, 1.0, 2.0, 4.0]).double()
+        train, validation = (replace(each, class_weights=weights) for each in examples)
+    if kind == "several labels":
+        train, validation = (replace(each, labels=F.one_hot(each.labels, 4).double()) for each in examples)
+    whole = fit_linear_classifier(train, validation, num_classes=4)
+    monkeypatch.setattr(linear_probe, "_MOST_LOGITS", 4 * 70)  # 300 images in five parts, the last smaller
+    parts = fit_linear_classifier(train, validation, num_classes=4)
+    assert parts.penalty == whole.penalty
+    torch.testing.assert_close(parts.weight, whole.weight, rtol=1e-3, atol=1e-5)
 
 
 def test_with_class_weights_rare_classes_are_found_more_often():
