@@ -23,7 +23,7 @@ from resnet_hub.finetuning.batches.augment import fixed_views, parse_auto_augmen
 from resnet_hub.finetuning.batches.memory_cache import KeptViews
 from resnet_hub.finetuning.batches.sampler import EpochPlan
 from resnet_hub.finetuning.batches.worker_processes import LoaderOptions
-from resnet_hub.finetuning.config.hyperrule import Situation, decide
+from resnet_hub.finetuning.config.hyperrule import ENOUGH_FOR_BATCHNORM, Situation, decide
 from resnet_hub.finetuning.config.options import FinetuneConfig, with_options
 from resnet_hub.finetuning.config.settings import Settings
 from resnet_hub.finetuning.data.inspection import FactsMemory, Inspector
@@ -80,6 +80,7 @@ def prepare(asked: FinetuneConfig, watch: PreemptionWatch, given: Given = NOTHIN
     else:
         model, start = start_from(given.network, class_names=data.class_names, seed=asked.seed)
     settings = decide(asked, _situation(data, model, start, machine))  # from here on nothing is open
+    machine = replace(machine, sync_batchnorm=settings.machine.synchronizes_batchnorm)
     preprocessing = evaluation_preprocessing(
         model, image_size=settings.images.image_size, crop_fraction=asked.crop_pct
     )
@@ -112,6 +113,7 @@ def prepare(asked: FinetuneConfig, watch: PreemptionWatch, given: Given = NOTHIN
     )
     _check_run(run, asked)
     display.say(_summary(run))
+    _advise_on_small_parts(run)
     return run
 
 
@@ -143,6 +145,7 @@ def _situation(data: ImageData, model: nn.Module, start: StartingPoint, machine:
         model_train_size=start.train_image_size,
         network_width=width_of(model),
         world_size=machine.world_size,
+        has_gpus=machine.accelerator.device.type == "cuda",
     )
 
 
@@ -162,6 +165,22 @@ def _check_run(run: Run, asked: FinetuneConfig) -> None:
     )
     _check_features_fit(run)
     run.folder.check_same_run(settings.recorded, facts=run.facts())
+
+
+def _advise_on_small_parts(run: Run) -> None:
+    """Say how several processes can be given more to do, where the rule decided and they have little."""
+    asked, schedule, world_size = run.asked, run.settings.schedule, run.machine.world_size
+    is_open = asked.images_per_step is None and asked.per_device_train_batch_size is None
+    images = schedule.per_device_train_batch_size
+    if is_open and run.machine.is_main and world_size > 1 and images < ENOUGH_FOR_BATCHNORM:
+        logger.warning(
+            "A step of %d images gives each of the %d processes %d. If that leaves GPUs idle, "
+            "--images_per_step %d makes fewer and larger steps, at a rate to match.",
+            schedule.images_per_step,
+            world_size,
+            images,
+            ENOUGH_FOR_BATCHNORM * world_size,
+        )
 
 
 def _keeping_views(

@@ -37,6 +37,10 @@ _WIDE_ENOUGH = 256  # for strong augmentation; my_resnet20, with 64, loses two p
 _GROWING = 2 / 3  # share of the epochs through which images grow, if they begin smaller
 _FIRST_SIZE = 0.7  # of the image size: half of the multiplications
 
+# Images per process from which on BatchNorm needs no other process: Goyal et al. 2017 (arXiv:1706.02677,
+# section 2.3) train with 32, and below 16 accuracy falls (Wu and He 2018, arXiv:1803.08494, figure 5).
+ENOUGH_FOR_BATCHNORM = 32
+
 BATCHNORM_IMAGES = 2048  # enough for the mean and variance of a channel to a few percent
 
 
@@ -56,6 +60,8 @@ class Situation:
     """Channels of the last 3x3 convolution: 512 in ResNet-18 and ResNet-50."""
     world_size: int = 1
     """Training processes; the images per step do not depend on it."""
+    has_gpus: bool = False
+    """Whether each of them has a GPU, which would have to wait for the others."""
 
 
 def decide(asked: FinetuneConfig, situation: Situation) -> Settings:
@@ -80,6 +86,9 @@ def decide(asked: FinetuneConfig, situation: Situation) -> Settings:
     return Settings.of(
         recorded,
         total_steps=total_steps,
+        synchronizes_batchnorm=_synchronizes_batchnorm(
+            asked, situation, batch_size=schedule["per_device_train_batch_size"]
+        ),
         epoch_sizes=_epoch_sizes(first, last, epochs),
         settling_epochs=max(
             math.ceil(warmup_steps / steps_per_epoch), _growing_epochs(epochs) if first != last else 0
@@ -170,6 +179,16 @@ def _streaming(asked: FinetuneConfig, situation: Situation) -> dict[str, int]:
         )
     parts = situation.world_size * math.ceil(_PARTS / situation.world_size)
     return {"shuffle_buffer": _SHUFFLED, "stream_parts": parts}
+
+
+def _synchronizes_batchnorm(asked: FinetuneConfig, situation: Situation, *, batch_size: int) -> bool:
+    """Whether BatchNorm asks the other processes: then one and many give the same weights, to rounding.
+
+    On GPUs each of its layers then waits for the program three times, so there it is for small batches.
+    """
+    if asked.sync_batchnorm == "auto" and situation.has_gpus and batch_size >= ENOUGH_FOR_BATCHNORM:
+        return False
+    return situation.world_size > 1 and asked.sync_batchnorm != "no"
 
 
 def _check_labels(asked: FinetuneConfig, *, multi_label: bool) -> None:

@@ -225,7 +225,7 @@ class MachineOptions:
     torch_compile: bool = False
     """Compile training steps, for long runs on GPUs; takes a minute for each size of images and batches."""
     sync_batchnorm: SyncBatchNorm = "auto"
-    """BatchNorm over the batches of all processes; auto: when there are several."""
+    """BatchNorm over the batches of all processes; auto: not on GPUs that have 32 images each."""
     dataloader_num_workers: int | None = None
     """Processes that load images, per training process; from the cores if not given."""
     ddp_timeout: float = 600.0

@@ -147,6 +147,7 @@ class MachineSettings:
 
     gradient_checkpointing: bool
     torch_compile: bool
+    synchronizes_batchnorm: bool
     ddp_timeout: float
 
 
@@ -188,7 +189,7 @@ class Settings:
 
         Args:
             recorded: Its options, each with its value.
-            derived: What follows from them: `total_steps`, `epoch_sizes`, `settling_epochs`.
+            derived: What follows from them: `total_steps`, `epoch_sizes`, and so on.
         """
         values = {
             name: _WITHOUT.get(name) if value is None else value for name, value in vars(recorded).items()

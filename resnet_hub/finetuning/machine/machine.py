@@ -45,7 +45,8 @@ class Machine:
     num_cores: int
     """Cores that each process may use, after sharing with the other processes of this machine."""
     memory_format: torch.memory_format
-    sync_batchnorm: bool
+    sync_batchnorm: bool = False
+    """Whether BatchNorm is over the batches of all processes; decided with the batches."""
     speakers: ProcessGroup | None = None
     """The processes as they speak of what the program knows; without it as accelerate has them."""
 
@@ -163,7 +164,6 @@ def start_machine(asked: MachineOptions, *, finds_unused: bool = False) -> Machi
         num_threads=torch.get_num_threads(),
         num_cores=num_cores,
         memory_format=torch.channels_last,
-        sync_batchnorm=accelerator.num_processes > 1 and asked.sync_batchnorm != "no",
         speakers=_speakers(accelerator, timeout),
     )
 

@@ -42,6 +42,25 @@ def test_every_setting_is_what_is_recorded_under_its_name():
             assert getattr(settings.recorded, name, None) in (None, value)
 
 
+@pytest.mark.parametrize(
+    ("asked", "processes", "has_gpus", "images", "synchronizes"),
+    [
+        ("auto", 8, True, 64, True),
+        ("auto", 2, True, 64, False),
+        ("auto", 2, False, 64, True),
+        ("auto", 1, True, 8, False),
+        ("yes", 2, True, 64, True),
+        ("no", 8, True, 64, False),
+    ],
+)
+def test_batchnorm_is_synchronized_but_on_gpus_with_many_images(
+    asked, processes: int, has_gpus: bool, images: int, synchronizes: bool
+):
+    situation = {"world_size": processes, "has_gpus": has_gpus}
+    settings = settings_of(situation=situation, sync_batchnorm=asked, images_per_step=images)
+    assert settings.machine.synchronizes_batchnorm == synchronizes
+
+
 def test_training_is_at_the_size_that_the_weights_were_trained_at():
     """As my_resnet50.a1_in1k: trained at 224 px, evaluated at 288."""
 
