@@ -7,6 +7,7 @@ from pathlib import Path
 
 from resnet_hub.cli.export import evenly, is_run, validation_split
 from resnet_hub.cli.flags import LOOPBACK
+from resnet_hub.demo.about import about_model
 from resnet_hub.demo.page import LAUNCH_OPTIONS, build_page, theme
 from resnet_hub.demo.space import write_space
 from resnet_hub.errors import ConfigError, DataError, UserError
@@ -24,14 +25,15 @@ def run_demo(arguments: argparse.Namespace) -> int:
     model = open_model(arguments.model, revision=arguments.revision)
     folder = Path(arguments.model)
     title = folder.resolve().name if folder.is_dir() else arguments.model.rpartition("/")[2]
+    about = about_model(model, arguments.model)
     with tempfile.TemporaryDirectory(prefix="resnet_hub-demo-") as scratch:
         examples = _examples(arguments, Path(scratch))
         if arguments.space:
-            write_space(model, arguments.space, title=title, examples=examples)
+            write_space(model, arguments.space, title=title, examples=examples, about=about)
             say(f"Written: {arguments.space}")
             say(f"Publish it: hf upload OWNER/{title} {arguments.space} --repo-type space")
             return 0
-        page = build_page(model, title=title, examples=examples)
+        page = build_page(model, title=title, examples=examples, about=about)
         try:
             _, address, _ = page.launch(
                 server_name=arguments.host,

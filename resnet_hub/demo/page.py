@@ -1,26 +1,29 @@
 """The page: upload an image, see its most probable classes and where the model looked."""
 
+import html
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import nn
 
+from resnet_hub.cards.model_card import text
+from resnet_hub.demo.about import About, about_model
 from resnet_hub.errors import ModelError, naming_the_extra
 from resnet_hub.images.decoding import BadImageError, open_image
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.prediction.classify import class_names_of, most_probable, predict_probabilities
-from resnet_hub.prediction.gradcam import gradcam_overlays
+from resnet_hub.prediction.gradcam import gradcam_over_photo
+from resnet_hub.results import probability_text
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported, and reports to nobody
 with naming_the_extra():
     import gradio as gr
 
 TOP_K = 5
-_SHOWN_SIDE = 256  # pixels; smaller Grad-CAM pictures are enlarged
 
 # The page fetches nothing and reports nothing: fonts of the visitor's system, no public link, no history, no
 # second server that renders.
@@ -33,33 +36,82 @@ LAUNCH_OPTIONS: dict[str, Any] = {
     "enable_monitoring": False,
     "footer_links": [],
     "max_file_size": "64mb",
+    "css": """
+.answer h2 { margin: 0 0 0.6rem; overflow-wrap: anywhere; }
+.answer p { display: flex; justify-content: space-between; gap: 1rem; margin: 0.5rem 0 0.15rem; }
+.answer p span:first-child { overflow-wrap: anywhere; }
+.answer p span:last-child { white-space: nowrap; }
+.answer section > div { border-radius: 0.2rem; background: var(--border-color-primary); overflow: hidden; }
+.answer section > div > div { height: 0.4rem; background: var(--color-accent); }
+.seen img { width: 100%; height: auto; object-fit: contain; }
+""",
 }
 
 Answer = Callable[[str | None], tuple[dict[str, float] | None, Image.Image | None]]
 
 
-def build_page(model: nn.Module, *, title: str, examples: Sequence[Path] = ()) -> gr.Blocks:
+def build_page(
+    model: nn.Module, *, title: str, examples: Sequence[Path] = (), about: About | None = None
+) -> gr.Blocks:
     """The page for a model, ready to launch with LAUNCH_OPTIONS and `theme()`.
 
     Raises:
         ModelError: the model does not bring the names of its classes.
     """
     answer = answering(model)
+
+    def show(path: str | None) -> tuple[dict[str, float] | None, Image.Image | None, str]:
+        labels, overlay = answer(path)
+        return labels, overlay, _bars(labels or {})
+
+    about = about or about_model(model)
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        count = len(class_names_of(model))
-        gr.Markdown(
-            f"# {title}\n{count} classes. Pictures go to the machine that serves this page, no further."
-        )
+        gr.Markdown(_heading(title, about, num_classes=len(class_names_of(model))))
         with gr.Row():
             with gr.Column():
                 image = _image_input()
                 if examples:
                     gr.Examples([[str(path)] for path in examples], inputs=[image], cache_examples=False)
             with gr.Column():
-                label = gr.Label(num_top_classes=TOP_K, label="Most probable classes")
-                seen = gr.Image(label="Grad-CAM: what speaks for the first", interactive=False, buttons=[])
-        image.change(answer, inputs=[image], outputs=[label, seen], api_name="classify")
+                bars = gr.HTML(label="Most probable classes", show_label=True, container=True, padding=True)
+                seen = gr.Image(
+                    label="Grad-CAM: what speaks for the first",
+                    interactive=False,
+                    buttons=[],
+                    elem_classes="seen",
+                )
+        if about.card:
+            with gr.Accordion("Model card", open=False):
+                gr.Markdown(about.card)
+        labels = gr.Label(visible=False)  # the answer for programs
+        image.change(show, inputs=[image], outputs=[labels, seen, bars], api_name="classify")
     return page
+
+
+def _heading(title: str, about: About, *, num_classes: int) -> str:
+    facts = [
+        f"Model {text(about.name)}",
+        f"{num_classes:,} classes",
+        text(about.score or "no score recorded"),
+    ]
+    if about.card_url:
+        facts.append(f"[model card]({about.card_url})")
+    return (
+        f"# {text(title)}\n{', '.join(facts)}.\n\n"
+        "Pictures go to the machine that serves this page, no further."
+    )
+
+
+def _bars(labels: Mapping[str, float]) -> str:
+    """The most probable class as a heading, and a bar for each; empty without any."""
+    rows = [
+        f'<section data-testid="{html.escape(name)}-confidence-set"><p><span>{html.escape(name)}</span>'
+        f"<span>{html.escape(probability_text(share))}</span></p>"
+        f'<div><div style="width: {100 * share:.1f}%"></div></div></section>'
+        for name, share in labels.items()
+    ]
+    best = f'<h2 data-testid="label-output-value">{html.escape(next(iter(labels), ""))}</h2>'
+    return f'<div class="answer">{best}{"".join(rows)}</div>' if rows else ""
 
 
 def _image_input() -> gr.Image:
@@ -96,11 +148,9 @@ def theme() -> Any:
 
 def _overlay(model: nn.Module, image: Image.Image, preprocessing: Preprocessing) -> Image.Image | None:
     try:
-        (overlay,) = gradcam_overlays(model, preprocessing(image)[None], preprocessing)
+        return gradcam_over_photo(model, image, preprocessing)
     except ModelError:  # a network without feature maps has no such picture
         return None
-    factor = -(-_SHOWN_SIDE // min(overlay.size))
-    return overlay.resize((overlay.width * factor, overlay.height * factor), Image.Resampling.NEAREST)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

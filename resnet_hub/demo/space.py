@@ -1,8 +1,10 @@
 """Write a complete Hub Space: the page, the model, the package and its requirements."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from huggingface_hub import SpaceCardData
 from torch import nn
 
 import resnet_hub
+from resnet_hub.demo.about import About, about_model
 from resnet_hub.downloads.download import CONFIG_FILE, WEIGHTS_FILE
 from resnet_hub.errors import ModelError
 from resnet_hub.files import atomic_folder, check_new_folder, expanded
@@ -24,21 +27,31 @@ _PYTHON = "3.12"
 _PINNED = ("torch", "torchvision", "timm", "safetensors", "jinja2", "pyyaml", "grad-cam")
 _APP = '''"""The page of this Space: an image goes in, its most probable classes come out."""
 
+import json
 from pathlib import Path
 
 import resnet_hub
+from resnet_hub.demo.about import About
 from resnet_hub.demo.page import LAUNCH_OPTIONS, build_page, theme
 
 HERE = Path(__file__).parent
 model = resnet_hub.load(HERE / "model")
-demo = build_page(model, title={title!r}, examples=sorted((HERE / "examples").glob("*")))
+about = About(**json.loads((HERE / "about.json").read_text(encoding="utf-8")))
+demo = build_page(model, title={title!r}, examples=sorted((HERE / "examples").glob("*")), about=about)
 
 if __name__ == "__main__":
     demo.launch(theme=theme(), **LAUNCH_OPTIONS)
 '''
 
 
-def write_space(model: nn.Module, folder: Path, *, title: str, examples: Sequence[Path] = ()) -> Path:
+def write_space(
+    model: nn.Module,
+    folder: Path,
+    *,
+    title: str,
+    examples: Sequence[Path] = (),
+    about: About | None = None,
+) -> Path:
     """Write the folder and give its path; it appears whole or not at all.
 
     The package goes along as source, since a Space installs its requirements before it has its files.
@@ -55,6 +68,8 @@ def write_space(model: nn.Module, folder: Path, *, title: str, examples: Sequenc
         _copy_model(model, scratch / "model", license_id=cfg.get("license"))
         _copy_package(scratch / "resnet_hub")
         _copy_examples(examples, scratch / "examples")
+        told = json.dumps(asdict(about or about_model(model)), indent=2, ensure_ascii=False)
+        (scratch / "about.json").write_text(told, encoding="utf-8")
         (scratch / "app.py").write_text(_APP.format(title=title), encoding="utf-8")
         (scratch / "requirements.txt").write_text(_requirements(), encoding="utf-8")
         (scratch / "README.md").write_text(_readme(title, cfg.get("license")), encoding="utf-8")

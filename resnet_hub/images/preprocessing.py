@@ -1,9 +1,11 @@
 """Turn an opened image into the network's input, in evaluation, prediction and export.
 
-The numbers are timm's: resize, center crop and normalization come from the model's pretrained config, and the
+The numbers are timm's: resize, center crop and normalization come import math
+from the model's pretrained config, and the
 transform is timm's own. Only the last step waits: images stay uint8 until they are on the device.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -87,6 +89,24 @@ class Preprocessing:
         for transform in self._transforms:
             image = transform(image)
         return image
+
+    def crop_box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom, in pixels of an image of this width and height, of what `crop` keeps.
+
+        With border mode the box may be larger than the image.
+        """
+        resized = [math.floor(side / self.crop_fraction) for side in reversed(self.image_size)]
+        scales = [side / length for side, length in zip(resized, size, strict=True)]
+        if self.crop_mode != "squash":
+            scales = [min(scales) if self.crop_mode == "border" else max(scales)] * 2
+        halves = [side / scale / 2 for side, scale in zip(reversed(self.image_size), scales, strict=True)]
+        (width, height), (half_width, half_height) = size, halves
+        return (
+            width / 2 - half_width,
+            height / 2 - half_height,
+            width / 2 + half_width,
+            height / 2 + half_height,
+        )
 
     @cached_property
     def _transforms(self) -> list[Any]:

@@ -1,5 +1,6 @@
 """The demo: a picture goes in through a real browser, and its label comes out; the Space does the same."""
 
+import json
 import os
 import re
 import socket
@@ -13,21 +14,27 @@ import gradio
 import numpy as np
 import pytest
 import timm
+import torch
 from gradio.data_classes import ImageData
 from huggingface_hub import SpaceCard, SpaceCardData
-from PIL import Image
+from PIL import Image, ImageChops
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from torch import nn
 
 import resnet_hub
 from resnet_hub.cli.main import main
-from resnet_hub.demo.page import answering, build_page
+from resnet_hub.demo.about import about_model
+from resnet_hub.demo.page import _bars, answering, build_page
 from resnet_hub.demo.space import write_space
 from resnet_hub.errors import ModelError
+from resnet_hub.finetuning.report.metrics import score_predictions
 from resnet_hub.images.decoding import open_image
+from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.models.my_resnet import VARIANTS, register_variant
 from resnet_hub.models.variant import Variant
+from resnet_hub.prediction.gradcam import gradcam_over_photo
+from resnet_hub.results import RunReport, TrainRecord
 from tests.browser import Browser
 from tests.color_model import COLORS, photo
 
@@ -109,7 +116,7 @@ def test_a_picture_that_is_uploaded_gets_its_label_bars_and_gradcam(
         }
         WebDriverWait(browser.driver, 60).until(
             lambda driver: driver.execute_script(
-                "return [...document.images].some(image => image.naturalWidth == 256)"  # 32 px, enlarged
+                "return document.querySelector('.seen img')?.naturalWidth == 48"  # the photo's own width
             )
         )
         examples = browser.driver.find_elements(By.CSS_SELECTOR, "button.gallery-item, .gallery button")
@@ -149,6 +156,9 @@ def test_the_space_says_what_the_hub_has_to_know(space):
 
 def test_the_space_holds_the_model_the_examples_and_no_pickle(space, color_model):
     assert {path.name for path in (space / "model").iterdir()} == {"config.json", "model.safetensors"}
+    about = json.loads((space / "about.json").read_text())
+    assert about["name"] == "my_resnet20"
+    assert "An image classifier" in about["card"]
     assert len(list((space / "examples").iterdir())) == 8
     assert not [path for path in space.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pyc")]
     wanted = resnet_hub.classify(resnet_hub.load(color_model), photo("blue", 9))
@@ -187,8 +197,98 @@ def test_the_page_answers_as_classify_does_and_forgets_a_picture_that_is_taken_a
     labels, overlay = answer(str(tmp_path / "red.png"))
     assert labels == dict(resnet_hub.classify(model, tmp_path / "red.png"))
     assert overlay is not None
-    assert overlay.size == (256, 256)
+    assert overlay.size == (48, 40)
     assert answer(None) == (None, None)
+
+
+@pytest.fixture(scope="module")
+def scored_model(color_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the model as a run exports it: with a report and a card, here one that wants pictures."""
+    folder = tmp_path_factory.mktemp("scored") / "colors"
+    classes = tuple(COLORS)
+    logits, labels = torch.eye(3).repeat(50, 1), torch.arange(3).repeat(50)
+    logits[0] = torch.tensor([0.0, 1.0, 0.0])
+    score = score_predictions(logits, labels, classes)
+    report = RunReport(
+        model="my_resnet20.x", base_model=None, base_license=None, num_classes=3, image_size=32, splits={},
+        validation=None, test=score, train=TrainRecord(epochs=1, steps=1, seconds=1, images_per_second=1),
+        seed=0, resumed_from_step=None, dataset="colors", class_names=classes,
+    )  # fmt: skip
+    resnet_hub.save_folder(resnet_hub.load(color_model), folder, class_names=classes, report=report)
+    with (folder / "README.md").open("a") as card:
+        card.write("![x](https://example.org/a.png) <img src='https://example.org/b.png'> ![y][z]\n")
+    return folder
+
+
+def test_the_page_names_model_score_and_card(scored_model: Path):
+    about = about_model(resnet_hub.load(scored_model), scored_model)
+    assert about.name == "my_resnet20.x"
+    assert about.score is not None
+    assert about.score.startswith(
+        "accuracy 99.33% on 150 test images (95 % interval 96.32% to 99.88%), macro F1"
+    )
+    assert "## Results" in about.card
+    page = build_page(resnet_hub.load(scored_model), title="my <colors>", about=about)
+    texts = [str(block.value) for block in page.blocks.values() if isinstance(block, gradio.Markdown)]
+    assert "# my &lt;colors&gt;" in texts[0]
+    assert "Model my_resnet20.x, 3 classes, accuracy 99.33%" in texts[0]
+    assert "## Results" in texts[1]
+    labels = [block.label for block in page.blocks.values() if isinstance(block, gradio.Accordion)]
+    assert labels == ["Model card"]
+
+
+def test_a_card_that_wants_pictures_from_elsewhere_fetches_none(scored_model: Path):
+    card = about_model(resnet_hub.load(scored_model), scored_model).card
+    assert "a.png" not in card
+    assert "<img" not in card
+    assert "![" not in card
+    assert not card.startswith("---")
+
+
+def test_a_model_of_the_hub_or_of_timm_names_its_card_there():
+    about = about_model(timm.create_model("my_resnet50"), "my_resnet50")
+    assert about.card_url == "https://huggingface.co/timm/resnet50.a1_in1k"
+    assert about.score == "top-1 accuracy 81.24 % on ImageNet-1k, as timm measured it"
+    assert about_model(timm.create_model("resnet18", num_classes=3)).score is None
+
+
+@pytest.mark.parametrize("size", [(48, 40), (8, 8), (640, 480), (480, 640), (900, 100)])
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_gradcam_lies_over_the_photo_at_its_own_size_and_only_where_the_model_looks(size, crop_mode, mode):
+    model = timm.create_model("my_resnet20", num_classes=2, in_chans=len(mode)).eval()
+    model.pretrained_cfg |= {"crop_mode": crop_mode, "crop_pct": 0.8, "input_size": (len(mode), 32, 32)}
+    image = Image.effect_noise(size, 90).convert(mode)
+    preprocessing = Preprocessing.of_model(model)
+    overlay = gradcam_over_photo(model, image, preprocessing)
+    assert overlay.size == size
+    difference = ImageChops.difference(overlay, image.convert("RGB")).getbbox()
+    left, top, right, bottom = preprocessing.crop_box(size)
+    seen = (max(0, left), max(0, top), min(size[0], right), min(size[1], bottom))
+    assert difference == pytest.approx(seen, abs=1.01)
+
+
+@pytest.mark.parametrize("size", [(640, 480), (300, 700)])
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_the_crop_box_is_what_the_crop_shows(size, crop_mode):
+    model = timm.create_model("my_resnet20", num_classes=2)
+    model.pretrained_cfg |= {"crop_mode": crop_mode, "crop_pct": 0.8, "input_size": (3, 64, 64)}
+    preprocessing = Preprocessing.of_model(model)
+    across = Image.linear_gradient("L").rotate(90).resize(size)  # as bright as the place is far right
+    image = Image.merge("RGB", [across, Image.linear_gradient("L").resize(size), Image.new("L", size, 255)])
+    shown = preprocessing(image)[:, 32, :].numpy()
+    left, _, right, _ = preprocessing.crop_box(size)
+    places = left + (np.arange(64) + 0.5) / 64 * (right - left)
+    inside = (places > 8) & (places < size[0] - 8)
+    assert shown[0][inside] == pytest.approx(255 * places[inside] / size[0], abs=3)
+
+
+def test_a_probability_next_to_none_is_not_shown_as_none():
+    shown = _bars({"cat <b>": 0.9996, "dog": 0.0003, "owl": 0.0})
+    assert shown.count("&lt;0.1 %") == 2
+    assert "&gt;99.9 %" in shown
+    assert "cat &lt;b&gt;" in shown
+    assert _bars({}) == ""
 
 
 def transparent() -> Image.Image:
