@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from resnet_hub.errors import ConfigError
 
@@ -39,6 +40,19 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_without_links(path: Path, mode: str) -> IO[str]:
+    """Open a text file for writing; OSError if it is a link, with which somebody else chose what is written.
+
+    For files that are written in place in a folder where others may write: a link would lead to any file of
+    the user.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)  # Windows has no such flag
+
+    return open(path, mode, encoding="utf-8", newline="\n", opener=opener)
 
 
 @contextmanager

@@ -14,8 +14,8 @@ PACKAGE = ROOT / "resnet_hub"
 
 # The rooms of the house from the ground up: each may import those before it, and itself.
 ROOMS = (
-    "errors terminal files plain_yaml cache_store cores results timm_hook images downloads models cards hub",
-    "prediction formats",
+    "errors terminal csv_cells files plain_yaml cache_store cores results timm_hook",
+    "images downloads models cards hub prediction formats",
     "finetuning.config finetuning.machine finetuning.network finetuning.data finetuning.batches",
     "finetuning.engine finetuning.run_folder finetuning.report finetuning.training",
     "finetuning.prepare finetuning.scoring finetuning.finish finetuning.run finetuning.from_python",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from resnet_hub.cli.flags import dataset_options
 from resnet_hub.cli.tables import print_json, print_rows
 from resnet_hub.errors import ConfigError, DataError
+from resnet_hub.files import atomic_file
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.prediction.batches import ImagePrediction, Readable, predict_images
 from resnet_hub.prediction.classify import class_names_of
@@ -88,7 +89,8 @@ def _overlay_writer(folder: Path | None, model: nn.Module) -> Callable[[list[str
             stem = "".join(
                 letter if letter.isalnum() or letter in "-_" else "_" for letter in Path(name).stem
             )
-            overlay.save(folder / f"{saved:05d}_{stem[:80]}.png")
+            with atomic_file(folder / f"{saved:05d}_{stem[:80]}.png") as scratch:
+                overlay.save(scratch, format="PNG")
             saved += 1
 
     return save

@@ -6,7 +6,10 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
+from ipaddress import ip_address
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from huggingface_hub import constants, get_token, hf_hub_url
 from huggingface_hub.errors import (
@@ -31,11 +34,27 @@ _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try
 _LONGEST_WAIT = 30.0  # what a Retry-After of the Hub is obeyed up to
 _SECRET = re.compile(
-    r"hf_[A-Za-z0-9]{8,}|(?<=[?&])(?:X-Amz-[A-Za-z-]+|Signature|signature|Policy|token)=[^&\s]+"
+    r"hf_[A-Za-z0-9]{8,}|(?<![\w-])(?:X-(?:Amz|Goog|Xet)-[\w-]+|Signature|Policy|Key-Pair-Id|sig|\w*token)"
+    r"=[^&\s\"'<>]+",
+    re.IGNORECASE,
 )
+_LOGGERS = ("utils._http", "file_download", "hf_api", "hf_file_system", "_commit_api", "lfs", "utils._xet")
+_OWN_HOSTS = ("huggingface.co", "hf.co")
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
+
+
+class _Redacted(logging.Filter):
+    """Makes keys and tokens in records unreadable: huggingface_hub logs the addresses that failed."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(record.getMessage()), None
+        return True
+
+
+for _name in _LOGGERS:
+    logging.getLogger(f"huggingface_hub.{_name}").addFilter(_Redacted())
 
 
 class UnreachableError(HubError):
@@ -53,6 +72,26 @@ class NotServedError(HubError):
 def offline() -> bool:
     """Whether HF_HUB_OFFLINE forbids every connection."""
     return bool(constants.HF_HUB_OFFLINE)
+
+
+@cache
+def note_recipient(endpoint: str) -> None:
+    """Warn, once, that a Hub which is neither Hugging Face's nor on this machine gets the token."""
+    host = urlsplit(endpoint).hostname or endpoint
+    is_own = any(host == own or host.endswith(f".{own}") for own in _OWN_HOSTS)
+    if not (is_own or _is_loopback(host) or constants.HF_HUB_DISABLE_IMPLICIT_TOKEN or get_token() is None):
+        _log.warning(
+            "HF_ENDPOINT is set: your Hugging Face token is sent to %s. If it must not have it, unset "
+            "HF_ENDPOINT, or set HF_HUB_DISABLE_IMPLICIT_TOKEN=1 to read public files without a token.",
+            host,
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def look_up(
@@ -102,6 +141,7 @@ def asking(
         tries_without_answer: how often to try where nobody answers.
         patience: longest time in seconds to spend waiting between tries.
     """
+    note_recipient(constants.ENDPOINT)
     waited = 0.0
     for number, wait in enumerate((*_WAITS, None), start=1):
         try:

@@ -4,9 +4,11 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from resnet_hub.csv_cells import to_cell
 from resnet_hub.errors import ConfigError, nearest
 from resnet_hub.files import atomic_file, check_new_file
 from resnet_hub.prediction.batches import ImagePrediction
@@ -20,7 +22,8 @@ _ROWS_AT_ONCE = 4096
 def open_table(path: Path, *, top_k: int) -> Iterator[AddRow]:
     """A function that adds rows; the file appears once all of them are written.
 
-    CSV has a column for each label and probability, JSON lines have a list of both in each line, Parquet
+    CSV has a column for each label and probability, with an apostrophe before texts that a spreadsheet would
+    take for a formula; JSON lines have a list of both in each line, Parquet
     has a list of labels and one of probabilities.
     """
     check_output(path)
@@ -47,8 +50,8 @@ def _open_csv(path: Path, top_k: int) -> Iterator[AddRow]:
     head = [f"{what}_{place}" for place in range(1, top_k + 1) for what in ("label", "probability")]
 
     def add(row: ImagePrediction) -> None:
-        cells = [cell for found in row.predictions for cell in (found.label, f"{found.probability:.6f}")]
-        writer.writerow([row.name, *cells])
+        cells = ((to_cell(found.label), f"{found.probability:.6f}") for found in row.predictions)
+        writer.writerow([to_cell(row.name), *chain.from_iterable(cells)])
 
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

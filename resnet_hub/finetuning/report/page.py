@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from resnet_hub.csv_cells import from_cell
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.config.yaml_file import plain_values
 from resnet_hub.finetuning.report import figures, page_tables
@@ -252,7 +253,7 @@ def _suspects(folder: RunFolder) -> list[dict[str, str]]:
     if not folder.suspects.is_file():
         return []
     with folder.suspects.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
+        return [{name: from_cell(cell) for name, cell in line.items()} for line in csv.DictReader(lines)]
 
 
 def _suspect(page: Page, line: Mapping[str, str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from resnet_hub.files import fsync
+from resnet_hub.files import fsync, open_without_links
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +24,14 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._waiting = b""
+        self._waiting = ""
         self._has_warned = False
 
     def add(self, event: str, *, step: int, epoch: float, **values: Any) -> None:
         """Append an event; if the disk does not take it, warn once and keep it."""
         envelope = (event, step, round(epoch, 4), round(time.time(), 3))
         record = dict(zip(ENVELOPE, envelope, strict=True)) | values
-        self._waiting += (json.dumps(record, ensure_ascii=False) + "\n").encode()
+        self._waiting += json.dumps(record, ensure_ascii=False) + "\n"
         try:
             self.flush()
         except OSError as error:
@@ -45,13 +45,13 @@ class EventLog:
             return
         size = self._size()
         try:
-            with self._path.open("ab") as file:
+            with open_without_links(self._path, "a") as file:
                 file.write(self._waiting)
         except OSError:
             if self._size() > size:  # a part of it, which would be there twice
                 os.truncate(self._path, size)
             raise
-        self._waiting, self._has_warned = b"", False
+        self._waiting, self._has_warned = "", False
 
     def size(self) -> int:
         """Length in bytes, kept in every checkpoint; all is on the disk. Raises OSError like `flush`."""

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from resnet_hub.errors import ConfigError
-from resnet_hub.files import check_can_hold_files, is_leftover, remove_leftovers, write_atomically
+from resnet_hub.files import (
+    check_can_hold_files,
+    is_leftover,
+    open_without_links,
+    remove_leftovers,
+    write_atomically,
+)
 from resnet_hub.finetuning.config.options import FinetuneConfig, Resume, with_options
 from resnet_hub.finetuning.config.yaml_file import load_config, plain_values, save_config
 from resnet_hub.finetuning.data.sources.open import DIGITS
@@ -245,7 +251,7 @@ class RunFolder:
         Raises ConfigError if another process has it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / _LOCK).open("w") as file:
+        with self._open_lock() as file:
             if not _lock(file):
                 raise ConfigError(
                     f"--output_dir {self.path} is in use: another process is fine-tuning into it. Wait for "
@@ -254,6 +260,16 @@ class RunFolder:
             remove_leftovers(self.path)
             yield
             (self.path / _LOCK).unlink(missing_ok=True)
+
+    def _open_lock(self) -> IO[str]:
+        try:
+            return open_without_links(self.path / _LOCK, "w")
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise ConfigError(
+                f"{self.path / _LOCK} is a link, and a lock would empty the file behind it. Remove the link."
+            ) from None
 
     def changes_since_begin(
         self, config: FinetuneConfig, machine: Mapping[str, Any]
@@ -275,7 +291,7 @@ class RunFolder:
 
     def add_bad_images(self, images: Sequence[Mapping[str, Any]]) -> None:
         """Append to the list of images that were left out."""
-        with self.bad_images.open("a", encoding="utf-8") as file:
+        with open_without_links(self.bad_images, "a") as file:
             file.writelines(map(_as_line, images))
 
     def events(self) -> list[dict[str, Any]]:

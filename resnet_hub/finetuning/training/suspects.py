@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resnet_hub.csv_cells import to_cell
 from resnet_hub.files import write_atomically
 from resnet_hub.finetuning.data.load import groups_of
 from resnet_hub.finetuning.data.roles import stratified_sides
@@ -148,7 +149,8 @@ def as_csv(suspects: Iterable[Suspect], split: Split) -> str:
     for suspect in suspects:
         row = int(split.rows[suspect.place])
         sure = (f"{suspect.probability_of_label:.4f}", f"{suspect.probability_of_suggestion:.4f}")
-        writer.writerow([row, split.images.file_of(row) or "", suspect.label, suspect.suggested, *sure])
+        texts = (split.images.file_of(row) or "", suspect.label, suspect.suggested)
+        writer.writerow([row, *map(to_cell, texts), *sure])
     return text.getvalue()
 
 

@@ -13,6 +13,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from resnet_hub.downloads.access import note_recipient
 from resnet_hub.errors import DataError
 from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.data.sources.source import Source, load_splits, no_such_dataset, unreachable
@@ -35,6 +36,7 @@ def open_hub(name: str, config: DataOptions) -> Source:
 
 def hub_commit(name: str, revision: str | None) -> str:
     """The commit of a revision, the newest for None; DataError for what is not there or out of reach."""
+    note_recipient(constants.ENDPOINT)
     try:
         commit = HfApi().dataset_info(name, revision=revision, timeout=_HUB_TIMEOUT).sha
     except GatedRepoError as error:
