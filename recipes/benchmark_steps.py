@@ -11,6 +11,7 @@ With `--profile` it says which part of the time the device computes during steps
 
 import argparse
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,16 +22,21 @@ import torch
 from timm.data.loader import PrefetchLoader
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 import resnet_hub  # noqa: F401  registers the family in timm
+from resnet_hub.finetuning.batches.augment import Mixer
 from resnet_hub.finetuning.batches.loader import Batch
-from resnet_hub.finetuning.config.options import MachineOptions
+from resnet_hub.finetuning.config.options import MachineOptions, Optimizer
 from resnet_hub.finetuning.engine.deferred_metrics import can_be_read_late
+from resnet_hub.finetuning.engine.losses import Distillation, distillation_loss
+from resnet_hub.finetuning.engine.micro_batch import steps_that_fit
 from resnet_hub.finetuning.engine.optimizer import Schedule, make_optimizer
 from resnet_hub.finetuning.engine.step import settle, train_steps
 from resnet_hub.finetuning.engine.stopwatch import Stopwatch
 from resnet_hub.finetuning.engine.trainer import Progress, Trainer
 from resnet_hub.finetuning.machine.machine import Machine, start_machine
+from resnet_hub.finetuning.network.teacher import Teacher
 from resnet_hub.images.preprocessing import Preprocessing
 
 CLASSES, RATE, WEIGHT_DECAY, SMOOTHING = 1000, 1e-3, 0.05, 0.1
@@ -60,7 +66,7 @@ def main() -> None:
     batches = make_batches(options, pin_memory=machine.accelerator.device.type == "cuda")
     contenders: dict[str, Steps] = {}
     for compiled in (False, True) if options.compile else (False,):
-        for name, make in (("timm", timm_steps), ("resnet_hub", our_steps)):
+        for name, make in CONTENDERS.items():
             contenders[f"{name}, compiled" if compiled else name] = make(
                 options, machine, batches, compiled=compiled
             )
@@ -89,42 +95,89 @@ def make_batches(options: argparse.Namespace, *, pin_memory: bool) -> list[tuple
     return batches
 
 
+def make_trainer(
+    machine: Machine,
+    model: str,
+    *,
+    num_classes: int = CLASSES,
+    image_size: int | None = None,
+    compiled: bool = False,
+    optimizer: Optimizer = "adamw",
+    max_grad_norm: float = math.inf,
+    mixes: bool = False,
+    has_teacher: bool = False,
+) -> Trainer:
+    """A trainer with all that a run has, on a network of random weights."""
+    torch.manual_seed(0)
+    network = timm.create_model(model, num_classes=num_classes).to(memory_format=machine.memory_format)
+    prepared, optimizing = machine.accelerator.prepare(
+        network, make_optimizer(network, optimizer, weight_decay=WEIGHT_DECAY)
+    )
+    transforms = [v2.MixUp(alpha=0.2, num_classes=num_classes), v2.CutMix(alpha=1.0, num_classes=num_classes)]
+    device = machine.accelerator.device
+    return Trainer(
+        model=prepared,
+        compiled=torch.compile(prepared, dynamic=False) if compiled else None,
+        optimizer=optimizing,
+        schedule=Schedule(peak_rate=RATE, warmup_steps=0, total_steps=10**6),
+        loss_function=nn.CrossEntropyLoss(label_smoothing=SMOOTHING, reduction="sum"),
+        preprocessing=Preprocessing.of_model(network, image_size),
+        machine=machine,
+        stopwatch=Stopwatch({}, device),
+        seed=0,
+        max_grad_norm=max_grad_norm,
+        mix=Mixer(v2.RandomChoice(transforms)) if mixes else None,
+        distillation=make_distillation(model, num_classes, machine) if has_teacher else None,
+        reads_late=can_be_read_late(machine.accelerator),
+        known_to_fit=set() if device.type == "cuda" else None,
+    )
+
+
+def make_distillation(model: str, num_classes: int, machine: Machine) -> Distillation:
+    """A teacher of random weights with another normalization and another order of classes."""
+    teacher = Teacher(
+        network=timm.create_model(model, num_classes=num_classes).eval().requires_grad_(False),
+        order=torch.arange(num_classes).flip(0),
+        scale=torch.full((3, 1, 1), 0.5),
+        offset=torch.full((3, 1, 1), 0.1),
+        size=None,
+    )
+    return Distillation(
+        teacher=teacher.on(machine.accelerator.device, machine.memory_format),
+        loss=partial(distillation_loss, temperature=1.0),
+        weight=0.5,
+    )
+
+
 def our_steps(
     options: argparse.Namespace, machine: Machine, batches: list[tuple[Tensor, Tensor]], *, compiled: bool
 ) -> Steps:
     """Steps of `train_steps`, as a run does them."""
-    network = timm.create_model(options.model, num_classes=CLASSES).to(memory_format=machine.memory_format)
-    preprocessing = Preprocessing.of_model(network)
-    model, optimizer = machine.accelerator.prepare(
-        network, make_optimizer(network, weight_decay=WEIGHT_DECAY)
-    )
-    trainer = Trainer(
-        model=model,
-        compiled=torch.compile(model, dynamic=False) if compiled else None,
-        optimizer=optimizer,
-        schedule=Schedule(peak_rate=RATE, warmup_steps=0, total_steps=10**6),
-        loss_function=nn.CrossEntropyLoss(label_smoothing=SMOOTHING, reduction="sum"),
-        preprocessing=preprocessing,
-        machine=machine,
-        stopwatch=Stopwatch({}, machine.accelerator.device),
-        seed=0,
-        reads_late=can_be_read_late(machine.accelerator),
-    )
-    progress = Progress()
+    return steps_of(make_trainer(machine, options.model, compiled=compiled), Progress(), batches)
+
+
+def steps_of(trainer: Trainer, progress: Progress, batches: list[tuple[Tensor, Tensor]]) -> Steps:
+    """Steps of a trainer on these batches, one after the other and again."""
     steps = ([Batch(images, labels, labels)] for images, labels in itertools.cycle(batches))
 
     def do(num_steps: int) -> None:
-        model.train()
-        for _ in train_steps(trainer, progress, itertools.islice(steps, num_steps), epoch=0):
+        trainer.model.train()
+        fitting = steps_that_fit(trainer, progress, itertools.islice(steps, num_steps), epoch=0)
+        for _ in train_steps(trainer, progress, fitting, epoch=0):
             pass
         settle(trainer, progress)
-        wait_for(machine.accelerator.device)
+        wait_for(trainer.machine.accelerator.device)
 
     return do
 
 
 def timm_steps(
-    options: argparse.Namespace, machine: Machine, batches: list[tuple[Tensor, Tensor]], *, compiled: bool
+    options: argparse.Namespace,
+    machine: Machine,
+    batches: list[tuple[Tensor, Tensor]],
+    *,
+    compiled: bool,
+    fused: bool = False,
 ) -> Steps:
     """What train.py of timm does in a step with --amp-dtype bfloat16 --channels-last (--torchcompile)."""
     device = machine.accelerator.device
@@ -132,7 +185,8 @@ def timm_steps(
         device, memory_format=torch.channels_last
     )
     config = Preprocessing.of_model(model)
-    optimizer = create_optimizer_v2(model, opt="adamw", lr=RATE, weight_decay=WEIGHT_DECAY)
+    faster = {"fused": True} if fused else {}
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=RATE, weight_decay=WEIGHT_DECAY, **faster)
     loss_function = nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
     forward = torch.compile(model) if compiled else model
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=machine.precision == "bf16")
@@ -149,6 +203,13 @@ def timm_steps(
         wait_for(device)
 
     return do
+
+
+CONTENDERS = {
+    "timm": timm_steps,
+    "timm, fused AdamW": partial(timm_steps, fused=True),
+    "resnet_hub": our_steps,
+}
 
 
 class _Batches:
@@ -188,7 +249,7 @@ def print_rounds(rates: dict[str, list[float]]) -> None:
     for name, found in rates.items():
         ratios = [ours / theirs for ours, theirs in zip(found, rates["timm"], strict=True)]
         print(
-            f"{name:<22} {statistics.median(found):9.1f} [{min(found):.1f}, {max(found):.1f}]   "
+            f"{name:<28} {statistics.median(found):9.1f} [{min(found):.1f}, {max(found):.1f}]   "
             f"{statistics.median(ratios):.3f} [{min(ratios):.3f}, {max(ratios):.3f}]"
         )
 

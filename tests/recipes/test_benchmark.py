@@ -61,8 +61,19 @@ def test_steps_are_measured_in_the_same_rounds_as_those_of_timm():
                "--image_size", "32", "--batch_size", "16", "--steps", "3", "--rounds", "2"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
-    rates = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.endswith("]")}
-    assert set(rates) == {"timm", "resnet_hub"}
+    rows = [line.split("  ", 1) for line in done.stdout.splitlines() if line.endswith("]")]
+    rates = {name: [name, *numbers.split()] for name, numbers in rows}
+    assert set(rates) == {"timm", "timm, fused AdamW", "resnet_hub"}
     assert rates["timm"][-3] == "1.000"
     lowest, highest = (float(rates["resnet_hub"][place].strip("[],")) for place in (2, 3))
     assert 0 < lowest <= float(rates["resnet_hub"][1]) <= highest
+
+
+@pytest.mark.slow
+def test_every_part_of_the_gpu_check_can_be_tried_out_on_a_cpu(tmp_path: Path):
+    command = [sys.executable, str(BENCHMARK.with_name("gpu_check.py")), str(tmp_path), "--tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("-- ") == done.stdout.count(": 0 after") == 8
+    assert "waits in 5 steps" in done.stdout
+    assert "images_per_second" in done.stdout
