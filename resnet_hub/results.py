@@ -84,6 +84,8 @@ class Score:
     """Mean gap between confidence and accuracy in 15 bins (Guo et al. 2017, arXiv:1706.04599); None for
     multi-label data, and in reports from before it was measured."""
     per_class: tuple[ClassScore, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The user's own, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)

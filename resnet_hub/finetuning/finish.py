@@ -70,7 +70,7 @@ def measure(run: Run, training: Training) -> tuple[RunReport, dict[str, Tensor]]
             split = _split(run, name)
             logits[name] = evaluate(run, training, split, training.network, full_precision=True)
             labels = torch.as_tensor(split.labels)
-            scores[name] = score_predictions(logits[name], labels, run.data.class_names)
+            scores[name] = score_predictions(logits[name], labels, run.data.class_names, own=run.metrics)
     if scores["validation"] is not None and run.machine.is_main:
         _say_what_precision_cost(run, training, scores["validation"])
     return _make_report(run, training, scores), logits
@@ -272,4 +272,5 @@ def describe_score(score: Score) -> str:
     return (
         f"accuracy {score.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "
         f"{score.num_images} images, macro F1 {score.macro_f1:.4f}, loss {score.loss:.4f}"
+        + "".join(f", {name} {value:.4f}" for name, value in score.metrics.items())
     )

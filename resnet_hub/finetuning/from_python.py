@@ -1,6 +1,6 @@
 """Fine-tuning with objects: a network, images in memory, callbacks; and a result to look at and to use."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -16,10 +16,13 @@ from resnet_hub.finetuning.config.yaml_file import load_recipe, options_from_map
 from resnet_hub.finetuning.data.sources import open_in_memory
 from resnet_hub.finetuning.data.sources.local import no_such_folder
 from resnet_hub.finetuning.finish import describe_score
+from resnet_hub.finetuning.machine.machine import machine_as_found
 from resnet_hub.finetuning.network.build import architecture_of, check_network
+from resnet_hub.finetuning.report.metrics import OwnMetrics
+from resnet_hub.finetuning.report.page import page_fragment, page_of_run
 from resnet_hub.finetuning.run import finetune as carry_out
 from resnet_hub.finetuning.run_folder.folder import RunFolder
-from resnet_hub.finetuning.training.given import Given
+from resnet_hub.finetuning.training.given import Callbacks, Given
 from resnet_hub.hub import load
 from resnet_hub.prediction.classify import classify_all
 from resnet_hub.results import RunReport
@@ -46,8 +49,12 @@ class FinetuneResult:
         if isinstance(images, np.ndarray) and images.dtype == np.uint8:
             is_one = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3, 4))
         many = [images] if is_one else list(images)
-        found = classify_all(self.model, many, top_k=top_k) if many else []
+        found = classify_all(self.model, many, top_k=top_k)
         return found[0] if is_one else found
+
+    def _repr_html_(self) -> str:
+        """Scores, learning curves and mistakes, as the page of the run has them."""
+        return page_fragment(page_of_run(RunFolder(self.folder), self.report))
 
     def __repr__(self) -> str:
         score = self.report.test or self.report.validation
@@ -62,6 +69,8 @@ def finetune(
     *,
     output_dir: str | Path | None = None,
     recipe: str | None = "balanced",
+    callbacks: Sequence[Any] = (),
+    metrics: OwnMetrics | None = None,
     **options: Any,
 ) -> FinetuneResult:
     """Fine-tune a model on a data set, and measure, export and describe the result.
@@ -76,19 +85,27 @@ def finetune(
             split to one of these. None with the option `train_dir`.
         output_dir: Folder of the run. Default: a new one, `runs/<data set>_<model>`.
         recipe: A named set of options: quick, balanced or best.
+        callbacks: Functions of an event, a dictionary as a line of `metrics.jsonl`, or objects with a method
+            `on_event`. One that returns True ends training there, with a report; what one raises is raised
+            after a checkpoint is written.
+        metrics: Name -> function of labels (images,) and probabilities (images, classes), which gives a
+            number; of multi-label data, labels are (images, classes) of zeros and ones.
         **options: The flags of the command line by name, such as `num_train_epochs=5`.
 
     Raises:
         UserError: The request cannot be carried out; nothing was written.
         RunError: The run had begun and cannot go on; what it has written stays.
-        Preempted: A signal asked to stop; a checkpoint was written, and the same call resumes.
+        Preempted: A signal asked to stop; a checkpoint was written, and the same call resumes. Interrupting
+            the kernel of a notebook does the same, as KeyboardInterrupt.
     """
     network = None if isinstance(model, str | Path) else check_network(model)
     name = str(model) if network is None else architecture_of(network)
     config = _configuration(name, dataset, output_dir, recipe, options)
     is_named = dataset is None or isinstance(dataset, str | Path)
     source = None if is_named else open_in_memory(dataset, config)
-    report = carry_out(config, Given(network=network, source=source))
+    given = Given(network=network, source=source, callbacks=Callbacks(callbacks), metrics=metrics or {})
+    with machine_as_found():
+        report = carry_out(config, given)
     folder = RunFolder(config.run_dir)
     return FinetuneResult(report=report, model=load(folder.export), folder=folder.path)
 
@@ -112,7 +129,7 @@ def _configuration(
         given["dataset_name"] = str(dataset)
     values = (load_recipe(recipe) if recipe else {}) | given
     if output_dir is not None:
-        return FinetuneConfig(**values, output_dir=Path(output_dir).expanduser())
+        return FinetuneConfig(**values, output_dir=Path(output_dir))
     config = FinetuneConfig(**values)
     return with_options(config, output_dir=_free_folder(config))
 

@@ -44,6 +44,7 @@ from resnet_hub.finetuning.network.build import (
 )
 from resnet_hub.finetuning.network.freezing import check_freezing
 from resnet_hub.finetuning.network.teacher import load_teacher
+from resnet_hub.finetuning.report.metrics import check_own_metrics
 from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.finetuning.run_folder.tracking import check_trackers
 from resnet_hub.finetuning.training.context import Run
@@ -73,6 +74,9 @@ def prepare(asked: FinetuneConfig, watch: PreemptionWatch, given: Given = NOTHIN
     data = load_data(asked, Inspector(crew=crew, memory=_images_seen()), source=given.source)
     display.say(data.table())
     _check_validation(asked, data)
+    evaluated = next(iter(data.evaluated.values()), None)
+    labels = None if evaluated is None else evaluated.labels
+    check_own_metrics(given.metrics, labels, num_classes=len(data.class_names))
     if machine.agree_any(watch.requested):
         raise Preempted
     if given.network is None:
@@ -104,6 +108,8 @@ def prepare(asked: FinetuneConfig, watch: PreemptionWatch, given: Given = NOTHIN
         crew=crew,
         display=display,
         watch=watch,
+        callbacks=given.callbacks,
+        metrics=given.metrics,
         teacher=load_teacher(
             settings.teacher.teacher_model,
             class_names=data.class_names,

@@ -46,25 +46,29 @@ def finetune(config: FinetuneConfig, given: Given = NOTHING_GIVEN) -> RunReport:
 
 def _finetune(config: FinetuneConfig, given: Given) -> RunReport:
     with naming_lost_processes(), naming_full_disks(), PreemptionWatch() as watch:
-        run = prepare(config, watch, given)
-        confirm_publishing(run)
-        with run.folder.in_use() if run.machine.is_main else nullcontext():
-            if run.machine.is_main:
-                run.folder.begin(
-                    run.settings.recorded,
-                    facts=run.facts(),
-                    machine=run.machine.record(),
-                    bad_images=all_left_out(run),
-                )
-            run.machine.accelerator.wait_for_everyone()
-            try:
-                report = _train_and_report(run)
-            except UserError as error:  # the request was fine, what happened since was not
-                raise RunError(str(error)) from error
-            run.machine.accelerator.wait_for_everyone()
-        if config.push_to_hub:
-            run.stop_if_asked()
-        return report
+        return watch.carry_out(lambda: _prepare_and_train(config, watch, given))
+
+
+def _prepare_and_train(config: FinetuneConfig, watch: PreemptionWatch, given: Given) -> RunReport:
+    run = prepare(config, watch, given)
+    confirm_publishing(run)
+    with run.folder.in_use() if run.machine.is_main else nullcontext():
+        if run.machine.is_main:
+            run.folder.begin(
+                run.settings.recorded,
+                facts=run.facts(),
+                machine=run.machine.record(),
+                bad_images=all_left_out(run),
+            )
+        run.machine.accelerator.wait_for_everyone()
+        try:
+            report = _train_and_report(run)
+        except UserError as error:  # the request was fine, what happened since was not
+            raise RunError(str(error)) from error
+        run.machine.accelerator.wait_for_everyone()
+    if config.push_to_hub:
+        run.stop_if_asked()
+    return report
 
 
 def _train_and_report(run: Run) -> RunReport:

@@ -1,12 +1,15 @@
-"""What a person sees during a run: a bar on a terminal, plain lines elsewhere."""
+"""What a person sees during a run: a bar on a terminal and in a notebook, plain lines elsewhere."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from resnet_hub.finetuning.machine.notebook import in_notebook
 from resnet_hub.terminal import printable
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -14,18 +17,20 @@ SECONDS_BEFORE_COUNTING = 2.0
 
 
 class Display:
-    """Speaks on the main process only, to stderr, so that stdout stays for what the command returns."""
+    """Speaks on the main process only, to stderr, so that stdout stays for what the command returns.
+
+    In a notebook it speaks to stdout: there, stderr is for what went wrong.
+    """
 
     def __init__(self, *, is_main: bool) -> None:
-        self._console = Console(
-            stderr=True, quiet=not is_main, highlight=False, soft_wrap=True, markup=False, emoji=False
-        )
-        self._bar: Progress | None = None
+        self._is_main = is_main
+        self._bar: Any = None
         self._last_line = time.monotonic()
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
-        (self._bar.console if self._bar else self._console).print(printable(text))
+        if self._is_main:
+            tqdm.write(printable(text), file=self._file)
 
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -33,9 +38,9 @@ class Display:
 
         A preparation that is over in a moment is not mentioned.
         """
-        if self._console.is_terminal and not self._console.quiet:
+        if self._has_bars:
             with self._new_bar(what, total=total) as bar:
-                yield lambda done: bar.update(bar.task_ids[0], completed=done)
+                yield lambda done: bar.update(done - bar.n)
             return
         due = time.monotonic() + SECONDS_BEFORE_COUNTING
 
@@ -50,35 +55,33 @@ class Display:
     @contextmanager
     def training(self, *, total_steps: int, first_step: int) -> Iterator[None]:
         """Show the training steps while entered."""
-        if not self._console.is_terminal or self._console.quiet:
+        if not self._has_bars:
             yield
             return
-        with self._new_bar("training", total=total_steps) as bar:
-            bar.update(bar.task_ids[0], completed=first_step)
+        with logging_redirect_tqdm(), self._new_bar("training", total=total_steps, initial=first_step) as bar:
             self._bar = bar
             try:
                 yield
             finally:
                 self._bar = None
 
-    def _new_bar(self, what: str, *, total: int) -> Progress:
-        note = TextColumn("{task.fields[note]}", markup=False)
-        columns = (
-            TextColumn(what, markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            note,
-            TimeRemainingColumn(),
-        )
-        bar = Progress(*columns, console=self._console, transient=True)
-        bar.add_task(what, total=total, note="")
-        return bar
-
     def step(self, done: int, *, total: int, loss: float, images_per_second: float) -> None:
-        """Show that another step is done; without a terminal, a line every 15 seconds."""
+        """Show that another step is done; without a bar, a line every 15 seconds."""
         note = f"loss {loss:.3f}  {images_per_second:.0f} images/s"
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, note=note)
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self.say(f"  step {done}/{total}  {note}")
+
+    @property
+    def _file(self) -> Any:
+        return sys.stdout if in_notebook() else sys.stderr
+
+    @property
+    def _has_bars(self) -> bool:
+        return self._is_main and (in_notebook() or sys.stderr.isatty())
+
+    def _new_bar(self, what: str, *, total: int, initial: int = 0) -> Any:
+        return tqdm(desc=what, total=total, initial=initial, leave=False, file=self._file, dynamic_ncols=True)

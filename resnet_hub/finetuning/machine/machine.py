@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -10,6 +12,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
@@ -122,6 +125,25 @@ class Machine:
 @cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
+
+
+@contextmanager
+def machine_as_found() -> Iterator[None]:
+    """Leave accelerate, torch's threads, precision and random numbers to the caller as they were."""
+    states = [(kind, bool(kind._shared_state)) for kind in (AcceleratorState, PartialState)]
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    benchmark = torch.backends.cudnn.benchmark
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.benchmark = benchmark
+        for kind, was_there in states:
+            if not was_there:
+                kind._reset_state()
 
 
 def start_machine(asked: MachineOptions, *, finds_unused: bool = False) -> Machine:

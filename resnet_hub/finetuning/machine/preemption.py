@@ -2,13 +2,17 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from resnet_hub.finetuning.machine.launcher import LAUNCHED, PREEMPTED, replace_handlers, restore_handlers
+from resnet_hub.finetuning.machine.notebook import in_interruptible_thread, in_notebook
+
+T = TypeVar("T")
 
 EXIT_CODE = PREEMPTED
 MESSAGE = "stopped by a signal; the same command resumes from here"
@@ -19,10 +23,14 @@ _LAUNCHER_VARIABLES = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_BACKEND", LAUNC
 class Preempted(Exception):
     """The run was asked to stop and has saved what it needs to resume."""
 
+    def __str__(self) -> str:
+        return "The run was stopped, and what it needs to resume is saved. The same call resumes it."
+
 
 class PreemptionWatch:
     """Turns the signals that ask to stop into a flag while it is entered; a second SIGINT kills as usual.
 
+    In a thread other than the main one, and in a notebook, signals are left to those whose they are.
     `accelerate launch` with one process dies on SIGTERM without telling its child, so a process that was
     started by a launcher also takes the launcher's death for a request to stop.
     """
@@ -38,13 +46,26 @@ class PreemptionWatch:
 
     def __enter__(self) -> "PreemptionWatch":
         launcher_is_gone()  # remembers who it is
-        self._previous = replace_handlers(self._note)
+        if threading.current_thread() is threading.main_thread() and not in_notebook():
+            self._previous = replace_handlers(self._note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         restore_handlers(self._previous)
+
+    def carry_out(self, work: Callable[[], T]) -> T:
+        """What `work` gives; interrupting the kernel of a notebook asks it to stop as signals do elsewhere.
+
+        Raises KeyboardInterrupt for a run that was stopped so.
+        """
+        if not in_notebook() or threading.current_thread() is not threading.main_thread():
+            return work()
+        try:
+            return in_interruptible_thread(work, interrupt=lambda: self._note(signal.SIGINT, None))
+        except Preempted as stopped:
+            raise KeyboardInterrupt(str(stopped)) from None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:

@@ -1,11 +1,14 @@
 """From logits and labels to the numbers of a report, by scikit-learn."""
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from sklearn.metrics import (
     average_precision_score,
     confusion_matrix,
@@ -14,6 +17,7 @@ from sklearn.metrics import (
 )
 from torch import Tensor
 
+from resnet_hub.errors import ConfigError, UserError
 from resnet_hub.finetuning.config.options import Metric
 from resnet_hub.finetuning.report.predictions import Predictions
 from resnet_hub.finetuning.report.reliability import expected_calibration_error, reliability_bins
@@ -24,16 +28,64 @@ _MOST_AT_A_TIME = 2**22  # numbers, of 8 bytes
 _ABSENT: Any = 0.0  # precision of a class that is never predicted, recall of one that never occurs
 
 
-def score_predictions(logits: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> Score:
+OwnMetrics = Mapping[str, Callable[[NDArray[Any], NDArray[np.float32]], Any]]
+"""A user's metrics by name: functions of the labels of a split and its probabilities (images, classes)."""
+
+_TAKEN = {field.name for field in fields(Score)} | {"event", "step", "epoch", "time"}
+
+
+def check_own_metrics(own: OwnMetrics, labels: NDArray[Any] | None, *, num_classes: int) -> None:
+    """Raise UserError for metrics that cannot score these labels, by trying them on random probabilities."""
+    for name, compute in own.items():
+        if not isinstance(name, str) or not name.strip() or name in _TAKEN or not callable(compute):
+            raise ConfigError(
+                f"metrics: {name!r} is no metric. Give a function of (labels, probabilities) under a name "
+                f"besides {', '.join(sorted(_TAKEN))}."
+            )
+    if labels is not None and own:
+        shares = np.random.default_rng(0).dirichlet(np.ones(num_classes), len(labels))
+        _own_values(own, labels, shares.astype(np.float32))
+
+
+def _own_values(own: OwnMetrics, labels: NDArray[Any], shares: NDArray[np.float32]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, compute in own.items():
+        try:
+            value = compute(labels.copy(), shares.copy())
+        except Exception as error:
+            raise UserError(
+                f"The metric {name!r} failed on {len(labels)} labels and probabilities {shares.shape}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        value = value.item() if getattr(value, "ndim", None) == 0 else value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"The metric {name!r} gave {value!r}, and a metric is a number.")
+        found[name] = float(value)
+    return found
+
+
+def score_predictions(
+    logits: Tensor, labels: Tensor, class_names: tuple[str, ...], *, own: OwnMetrics | None = None
+) -> Score:
     """Score of one split.
 
     Args:
         logits: (images, classes), float32.
         labels: (images,) class numbers; or (images, classes) of zeros and ones for a multi-label data set.
         class_names: A name for each class.
+        own: Metrics of the user's own to add.
+
+    Raises:
+        UserError: one of them fails, or gives no number.
     """
-    if labels.ndim == 2:
-        return _score_multi_label(logits, labels, class_names)
+    score = (_score_multi_label if labels.ndim == 2 else _score_single_label)(logits, labels, class_names)
+    if not own:
+        return score
+    shares = probabilities(logits, multi_label=labels.ndim == 2)
+    return replace(score, metrics=_own_values(own, labels.numpy(), shares.numpy()))
+
+
+def _score_single_label(logits: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> Score:
     predicted = logits.argmax(dim=1)
     in_top5 = (logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]).any(dim=1)
     correct, total = int((predicted == labels).sum()), len(labels)

@@ -27,8 +27,8 @@ class EventLog:
         self._waiting = ""
         self._has_warned = False
 
-    def add(self, event: str, *, step: int, epoch: float, **values: Any) -> None:
-        """Append an event; if the disk does not take it, warn once and keep it."""
+    def add(self, event: str, *, step: int, epoch: float, **values: Any) -> dict[str, Any]:
+        """Append an event and give it as written; if the disk does not take it, warn once and keep it."""
         envelope = (event, step, round(epoch, 4), round(time.time(), 3))
         record = dict(zip(ENVELOPE, envelope, strict=True)) | values
         self._waiting += json.dumps(record, ensure_ascii=False) + "\n"
@@ -38,6 +38,7 @@ class EventLog:
             if not self._has_warned:
                 logger.warning("%s cannot be written (%s); its events wait in memory.", self._path, error)
             self._has_warned = True
+        return record
 
     def flush(self) -> None:
         """Write what is waiting, all of it or nothing; raises OSError if the disk does not take it."""

@@ -22,7 +22,9 @@ from resnet_hub.finetuning.machine.preemption import Preempted, PreemptionWatch
 from resnet_hub.finetuning.machine.ranks import Crew
 from resnet_hub.finetuning.network.build import StartingPoint
 from resnet_hub.finetuning.network.teacher import Teacher
+from resnet_hub.finetuning.report.metrics import OwnMetrics
 from resnet_hub.finetuning.run_folder.folder import RunFolder
+from resnet_hub.finetuning.training.given import Callbacks
 from resnet_hub.images.preprocessing import Preprocessing
 
 
@@ -45,6 +47,9 @@ class Run:
     watch: PreemptionWatch
     loaders: KeptLoaders = field(default_factory=KeptLoaders)
     """Those of evaluation."""
+    callbacks: Callbacks = field(default_factory=Callbacks)
+    metrics: OwnMetrics = field(default_factory=dict)
+    """The user's own."""
     teacher: Teacher | None = None
     cached_train: ReducedImages | None = None
     """The training images, if they are cached."""

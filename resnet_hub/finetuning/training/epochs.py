@@ -15,6 +15,7 @@ from resnet_hub.finetuning.engine.micro_batch import steps_that_fit
 from resnet_hub.finetuning.engine.step import settle, train_steps
 from resnet_hub.finetuning.engine.stopwatch import FIT_FC
 from resnet_hub.finetuning.engine.trainer import Progress
+from resnet_hub.finetuning.machine.preemption import Preempted
 from resnet_hub.finetuning.network.freezing import num_frozen_stages, train_all_but
 from resnet_hub.finetuning.report.figures import draw_batch
 from resnet_hub.finetuning.report.metrics import score_predictions, value_of
@@ -65,10 +66,12 @@ def train_epochs(run: Run, training: Training) -> None:
     with run.display.training(total_steps=run.total_steps, first_step=training.progress.step):
         epochs = range(training.progress.evaluated_epochs, run.settings.schedule.num_train_epochs)
         for epoch in () if training.progress.is_over else epochs:
-            _train_epoch(run, training, epoch)
+            is_ended = _train_epoch(run, training, epoch)
             _average_epoch(training, epoch)
             _validate(run, training, epoch)
-            training.progress.is_over = _is_time_up(training) or _has_stalled(run, training.progress)
+            is_ended |= _is_time_up(training) or _has_stalled(run, training.progress)
+            training.progress.is_over = is_ended
+            training.progress.is_over |= _tell_callbacks(run, training)
             save_epoch(run, training, is_last=training.progress.is_over or epoch == epochs[-1])
             if training.progress.is_over:
                 break
@@ -104,15 +107,18 @@ def _fit_fc(run: Run, training: Training) -> None:
         values |= {} if suspects is None else {"suspects": len(suspects)}
     _log(run, training, "fit_fc", values)
     training.progress.fc_is_fitted = True
+    training.progress.is_over = _tell_callbacks(run, training)
     save(run, training)
 
 
-def _train_epoch(run: Run, training: Training, epoch: int) -> None:
+def _train_epoch(run: Run, training: Training, epoch: int) -> bool:
+    """Do the steps of an epoch that are not done yet; whether a callback asks to end training with them."""
+    is_ended = False
     progress, settings = training.progress, run.settings
     save_after = 60 * settings.run.checkpoint_minutes
     first_step = progress.step - epoch * run.plan.steps_per_epoch
     if progress.step >= run.total_steps:  # resumed between the last step and its validation
-        return
+        return is_ended
     if progress.step == 0:
         progress.seconds_before_steps = progress.seconds
     if first_step == 0:
@@ -132,12 +138,14 @@ def _train_epoch(run: Run, training: Training, epoch: int) -> None:
             settle(training.trainer, progress)
             _log(run, training, "train", measured | {"loss": fmean(progress.recent_losses)})
             progress.recent_losses.clear()
+            is_ended = _tell_callbacks(run, training)
         run.stop_if_asked(lambda: save(run, training, must=True))
         if run.machine.is_main and time.monotonic() - training.last_saved > save_after:
             save(run, training)
-        if progress.step == run.total_steps or _is_time_up(training):
+        if is_ended or progress.step == run.total_steps or _is_time_up(training):
             break
     settle(training.trainer, progress)
+    return is_ended
 
 
 def _schedule_epoch(run: Run, training: Training, epoch: int) -> int:
@@ -184,7 +192,8 @@ def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = 
         training.best = _copy_weights(network)
         return
     logits = evaluate(run, training, split, network) if logits is None else logits
-    score = score_predictions(logits, torch.as_tensor(split.labels), run.data.class_names)
+    labels = torch.as_tensor(split.labels)
+    score = score_predictions(logits, labels, run.data.class_names, own=run.metrics)
     progress.seconds += time.monotonic() - started
     progress.evaluated_epochs = epoch + 1
     metric = run.settings.selection.metric_for_best_model
@@ -199,12 +208,13 @@ def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = 
     values = {"accuracy": score.accuracy, "loss": score.loss, "macro_f1": score.macro_f1}
     if score.mean_average_precision is not None:
         values["mean_average_precision"] = score.mean_average_precision
-    _log(run, training, "validation", values)
+    _log(run, training, "validation", values | score.metrics)
     place = f"epoch {epoch + 1:3d}/{run.settings.schedule.num_train_epochs}  step {progress.step:5d}"
     run.display.say(
         f"{place if epoch >= 0 else 'linear probe'.ljust(len(place))}  "
         f"validation accuracy {score.accuracy:7.2%}  macro F1 {score.macro_f1:.4f}  loss {score.loss:.4f}  "
-        f"{progress.seconds:6.0f} s"
+        + "".join(f"{name} {value:.4f}  " for name, value in score.metrics.items())
+        + f"{progress.seconds:6.0f} s"
     )
 
 
@@ -226,5 +236,22 @@ def _copy_weights(network: nn.Module) -> dict[str, Tensor]:
 def _log(run: Run, training: Training, event: str, values: dict[str, Any]) -> None:
     step = training.progress.step
     if run.machine.is_main:
-        training.log.add(event, step=step, epoch=step / run.plan.steps_per_epoch, **values)
+        noted = training.log.add(event, step=step, epoch=step / run.plan.steps_per_epoch, **values)
+        run.callbacks.note(noted)
     training.tracking.log(event, values, step=step)
+
+
+def _tell_callbacks(run: Run, training: Training) -> bool:
+    """Tell the callbacks what has happened; whether one of them asks to end training. Every process asks.
+
+    What a callback raises is raised once a checkpoint is written; on the other processes as Preempted.
+    """
+    if not run.callbacks:
+        return False
+    run.callbacks.tell()
+    error = run.callbacks.error
+    if run.machine.agree_any(error is not None):
+        save(run, training, must=True)
+        run.machine.accelerator.wait_for_everyone()
+        raise Preempted if error is None else error
+    return run.machine.agree_any(run.callbacks.ask_to_end)

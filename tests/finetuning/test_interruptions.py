@@ -1,0 +1,132 @@
+"""A call from Python can be interrupted, repeated and made in any thread; the process stays as it was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import enumerate as all_threads
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+import resnet_hub
+from resnet_hub.results import RunReport
+
+from .conftest import environment
+from .runs import wait_until, weights_hash
+
+MODEL = "my_resnet20"
+# Four steps an epoch.
+RUN: dict[str, Any] = {"image_size": 8, "train_split": "all[:180]", "images_per_step": 32}
+RUN |= {"num_train_epochs": 3, "mixed_precision": "no", "pretrained": False}
+QUICK = RUN | {"num_train_epochs": 1}
+PLACE = Path(__file__).parents[2]
+
+
+def at_step_four(act: Callable[[], None]) -> Callable[[dict[str, Any]], None]:
+    """A callback that acts when the first epoch is done."""
+    return lambda event: act() if event["event"] == "validation" and event["step"] == 4 else None
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    """The run, done in one go."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    resnet_hub.finetune(MODEL, "digits", output_dir=folder, **RUN)
+    return folder
+
+
+def test_a_signal_to_a_script_saves_and_the_same_call_resumes(straight: Path, tmp_path: Path):
+    folder, heard = tmp_path / "run", []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        ours = signal.getsignal(signal.SIGTERM)
+        stopping = at_step_four(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(resnet_hub.Preempted, match="The same call resumes"):
+            resnet_hub.finetune(MODEL, "digits", output_dir=folder, callbacks=[stopping], **RUN)
+        assert signal.getsignal(signal.SIGTERM) is ours
+        assert heard == []
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    result = resnet_hub.finetune(MODEL, "digits", output_dir=folder, **RUN)
+    assert (result.report.resumed_from_step or 0) > 0
+    assert weights_hash(folder) == weights_hash(straight)
+
+
+NOTEBOOK = """
+import os, signal, sys, time, types
+from pathlib import Path
+
+kernel = types.ModuleType("IPython")  # what a process sees that is the kernel of a notebook
+kernel.version_info = (9, 0)
+kernel.get_ipython = lambda: types.SimpleNamespace(kernel=object())
+sys.modules["IPython"] = kernel
+
+import resnet_hub
+from tests.finetuning.test_interruptions import MODEL, RUN, at_step_four
+
+folder = Path(sys.argv[1])
+handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+seen = []
+
+def interrupt():
+    seen.extend(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(2)  # until the kernel has noticed
+
+try:
+    resnet_hub.finetune(MODEL, "digits", output_dir=folder, callbacks=[at_step_four(interrupt)], **RUN)
+except KeyboardInterrupt as error:
+    print("interrupted:", error)
+assert seen == handlers, "a handler was installed"
+assert any((folder / "checkpoints").glob("step-*"))
+result = resnet_hub.finetune(MODEL, "digits", output_dir=folder, **RUN)
+print("resumed from", result.report.resumed_from_step)
+"""
+
+
+def test_interrupting_the_kernel_of_a_notebook_saves_and_the_same_call_resumes(
+    straight: Path, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", NOTEBOOK, folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), cwd=PLACE)
+    assert done.returncode == 0, done.stderr
+    assert "interrupted: The run was stopped, and what it needs to resume is saved." in done.stdout
+    assert (RunReport.load(folder / "report.json").resumed_from_step or 0) > 0
+    assert "training:" in done.stdout + done.stderr  # a bar
+    assert weights_hash(folder) == weights_hash(straight)
+
+
+def test_a_thread_can_fine_tune_and_another_one_after_it(tmp_path: Path):
+    with ThreadPoolExecutor(2) as threads:
+        for name in ("first", "second"):
+            done = threads.submit(resnet_hub.finetune, MODEL, "digits", output_dir=tmp_path / name, **QUICK)
+            assert done.result().report.test is not None
+    assert weights_hash(tmp_path / "first") == weights_hash(tmp_path / "second")
+
+
+def test_a_process_is_left_as_it_was_found(tmp_path: Path):
+    torch.manual_seed(7)
+    expected, threads = torch.rand(3), torch.get_num_threads()
+    torch.manual_seed(7)
+    torch.set_num_threads(1)
+    running = {thread.name for thread in all_threads()}
+    for precision in ("bf16", "no"):
+        options = RUN | {"num_train_epochs": 1, "mixed_precision": precision, "dataloader_num_workers": 1}
+        resnet_hub.finetune(MODEL, "digits", output_dir=tmp_path / precision, **options)
+        recorded = json.loads((tmp_path / precision / "environment.json").read_text())
+        assert recorded["machine"]["precision"] == precision
+    assert torch.rand(3).equal(expected)
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(threads)
+    assert not AcceleratorState._shared_state
+    wait_until(lambda: not psutil.Process().children(), seconds=10)
+    assert {thread.name for thread in all_threads()} <= running
