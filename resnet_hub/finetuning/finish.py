@@ -269,8 +269,11 @@ def _describe_training(train: TrainRecord) -> str:
 def describe_score(score: Score) -> str:
     """Accuracy with its interval, and the other numbers of a score, in a line."""
     low, high = score.accuracy_interval_95
+    precision = score.mean_average_precision
     return (
         f"accuracy {score.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "
-        f"{score.num_images} images, macro F1 {score.macro_f1:.4f}, loss {score.loss:.4f}"
+        f"{score.num_images} images, macro F1 {score.macro_f1:.4f}, "
+        + (f"mAP {precision:.4f}, " if precision is not None else "")
+        + f"loss {score.loss:.4f}"
         + "".join(f", {name} {value:.4f}" for name, value in score.metrics.items())
     )

@@ -255,7 +255,7 @@ def test_a_folder_of_images_is_enough(photo_folder: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_images_with_several_labels_are_scored_and_shown(tmp_path: Path):
+def test_images_with_several_labels_are_scored_and_shown(tmp_path: Path, capsys):
     labels = [[number % 3, *([2] if number % 2 else [])] for number in range(60)]
     feature = datasets.List(datasets.ClassLabel(names=["sun", "sea", "sand"]))
     datasets.DatasetDict(train=table([sorted(set(found)) for found in labels], feature)).save_to_disk(
@@ -268,6 +268,7 @@ def test_images_with_several_labels_are_scored_and_shown(tmp_path: Path):
     assert report.multi_label
     assert report.test is not None
     assert report.test.expected_calibration_error is None
+    assert f"mAP {report.test.mean_average_precision:.4f}" in "".join(capsys.readouterr())
     page = (tmp_path / "run/report.html").read_text()
     assert "mAP" in page
     assert "no picture" not in page

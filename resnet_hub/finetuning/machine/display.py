@@ -67,7 +67,7 @@ class Display:
 
     def step(self, done: int, *, total: int, loss: float, images_per_second: float) -> None:
         """Show that another step is done; without a bar, a line every 15 seconds."""
-        note = f"loss {loss:.3f}  {images_per_second:.0f} images/s"
+        note = f"training loss {loss:.3f}  {images_per_second:.0f} images/s"
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._bar.n)

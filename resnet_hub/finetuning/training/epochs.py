@@ -206,13 +206,15 @@ def _validate(run: Run, training: Training, epoch: int, logits: Tensor | None = 
         progress.best_epoch = epoch + 1
         training.best = _copy_weights(network)
     values = {"accuracy": score.accuracy, "loss": score.loss, "macro_f1": score.macro_f1}
+    others = f"macro F1 {score.macro_f1:.4f}  "
     if score.mean_average_precision is not None:
         values["mean_average_precision"] = score.mean_average_precision
+        others += f"mAP {score.mean_average_precision:.4f}  "
     _log(run, training, "validation", values | score.metrics)
     place = f"epoch {epoch + 1:3d}/{run.settings.schedule.num_train_epochs}  step {progress.step:5d}"
     run.display.say(
         f"{place if epoch >= 0 else 'linear probe'.ljust(len(place))}  "
-        f"validation accuracy {score.accuracy:7.2%}  macro F1 {score.macro_f1:.4f}  loss {score.loss:.4f}  "
+        f"validation accuracy {score.accuracy:7.2%}  {others}loss {score.loss:.4f}  "
         + "".join(f"{name} {value:.4f}  " for name, value in score.metrics.items())
         + f"{progress.seconds:6.0f} s"
     )

@@ -86,6 +86,7 @@ def test_a_training_folder_gives_the_data_set_its_name_or_that_of_the_folder_abo
 ):
     train = class_folders(tmp_path / folder, {"cat": 10, "dog": 20})
     assert load_data(FinetuneConfig(train_dir=train)).dataset == "pets"
+    assert of_folder(train).dataset == "pets"
     titled = FinetuneConfig(train_dir=train, dataset_title="Cats and dogs")
     assert load_data(titled).dataset == "Cats and dogs"
 

@@ -66,9 +66,8 @@ def open_given_folders(config: DataOptions) -> Source:
         else:
             found = _read_classes(classes, tables)
     train = folders["train"]
-    name = train.parent.name if split_of(train.name) == "train" else train.name
     return Source(
-        name=name or train.name,
+        name=_title(train.parent, train.name),
         revision=None,
         splits=found.splits,
         folders=tuple(folders.values()),
@@ -128,6 +127,11 @@ def open_file(file: Path, config: DataOptions) -> Source:
     return _as_source(file.parent, _Found(splits=splits, notes=()), name=file.stem)
 
 
+def _title(folder: Path, name: str) -> str:
+    """The name of a folder or file in `folder`; of one that is named after a split, the folder's."""
+    return (folder.name if split_of(name) else "") or name
+
+
 def find_parquet_builder(place: Path, config: DataOptions) -> datasets.DatasetBuilder | None:
     """What `datasets` reads Parquet files with; None for anything else on the disk."""
     place = place.resolve()
@@ -167,7 +171,7 @@ def _is_data(file: Path) -> bool:
 
 def _as_source(folder: Path, found: _Found, *, name: str | None = None) -> Source:
     return Source(
-        name=name or folder.name,
+        name=_title(folder, name) if name else _title(folder.parent, folder.name),
         revision=None,
         splits=found.splits,
         folders=(folder,),
