@@ -227,8 +227,9 @@ def _draw_scores(axes: Axes, runs: Mapping[str, Events], kept_epoch: int | None)
         for place, metric in enumerate(metrics):
             found = [event for event in _of_kind(events, "validation") if metric in event]
             percent = [{**event, metric: 100 * event[metric]} for event in found]
-            color = _COLORS[(number + place) % len(_COLORS)]
-            _curve(axes, percent, metric, color=color, label=name if len(runs) > 1 else _SCORES[metric])
+            style = {"linestyle": "--"} if place else {}  # they often lie on one another
+            style |= {"color": _COLORS[(number + place) % len(_COLORS)]}
+            _curve(axes, percent, metric, label=name if len(runs) > 1 else _SCORES[metric], **style)
         scores = [{**event, "accuracy": 100 * event["accuracy"]} for event in _of_kind(events, "validation")]
         _mark_kept(axes, scores, "accuracy", kept_epoch)
     if axes.lines:
