@@ -188,7 +188,7 @@ def add_push(parser: argparse.ArgumentParser) -> None:
     add("--create_pr", action="store_true", help="open a pull request instead of pushing to the branch")
     add("--tag", help="new tag for the commit")
     add("--message", help="first line of the commit message")
-    add("--yes", action="store_true", help="create a public repository without asking")
+    add("--yes", action="store_true", help="create a public repository without asking, or without a terminal")
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:

@@ -27,11 +27,17 @@ from resnet_hub.terminal import print_document, say
 
 
 def run_push(arguments: argparse.Namespace) -> int:
-    """Publish, read back, and print the address with the commit; 2 when the answer to the question is no."""
-    asks = sys.stdin is not None and sys.stdin.isatty() and not (arguments.private or arguments.yes)
-    if asks and not may_be_public(arguments.repo_id, ask=input):
-        say("Nothing was published. With --private only you can see it.")
-        return 2
+    """Publish, read back, and print the address with the commit.
+
+    Raises HubError for a new public repository that nobody has agreed to.
+    """
+    is_settled = arguments.private or arguments.yes or local_folder(arguments.folder) is None
+    ask = input if sys.stdin is not None and sys.stdin.isatty() else lambda _: "no"
+    if not is_settled and not may_be_public(arguments.repo_id, ask=ask):
+        raise HubError(
+            f"{arguments.repo_id} would be a new, public repository, so nothing was published. Add "
+            "--private, or --yes if everybody may see it."
+        )
     record = push_folder(
         arguments.folder,
         arguments.repo_id,

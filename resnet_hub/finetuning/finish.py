@@ -32,7 +32,7 @@ from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.finetuning.training.context import Run
 from resnet_hub.finetuning.training.evaluation import evaluate
 from resnet_hub.finetuning.training.state import Training
-from resnet_hub.hub import push_folder, save_folder
+from resnet_hub.hub import is_on_hub, push_folder, save_folder
 from resnet_hub.prediction.classify import probabilities
 from resnet_hub.results import ExportedWeights, RunReport, Score, SplitRecord, TrainRecord
 
@@ -137,14 +137,20 @@ def write_page(folder: RunFolder, report: RunReport) -> None:
         )
 
 
-def publish(folder: RunFolder, repo_id: str, *, private: bool) -> None:
-    """Push the export of a finished run; raises PublishingError, which takes nothing back."""
+def publish(folder: RunFolder, config: FinetuneConfig, *, was_asked: bool) -> None:
+    """Push the export of a finished run; raises PublishingError, which takes nothing back.
+
+    A new repository is private unless somebody `was_asked` whether it may be public, or told so.
+    """
+    repo_id = config.repo_id
     try:
-        record = push_folder(folder.export, repo_id, private=private)
+        unasked = not (was_asked or config.hub_public_repo or config.hub_private_repo or is_on_hub(repo_id))
+        record = push_folder(folder.export, repo_id, private=config.hub_private_repo or unasked)
     except HubError as error:
         raise PublishingError(f"The run is finished and whole, but not published. {error}") from error
     folder.note_publication(asdict(record))
-    Display(is_main=True).say(f"published {record.url}")
+    hint = " (private: nobody could be asked; its settings on the Hub make it public)" * unasked
+    Display(is_main=True).say(f"published {record.url}{hint}")
 
 
 def _make_report(run: Run, training: Training, scores: dict[str, Score | None]) -> RunReport:

@@ -213,14 +213,21 @@ def _keeping_views(
     return replace(data, **kept)
 
 
+def on_a_terminal() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def confirm_publishing(run: Run) -> None:
     """On a terminal, ask before a run is begun that would make a public repository; every process calls this.
+
+    Where nobody can be asked, the repository becomes a private one.
 
     Raises ConfigError after a no, with nothing written.
     """
     settings = run.settings.run
-    asks = run.machine.is_main and settings.push_to_hub and not settings.hub_private_repo
-    asks = asks and sys.stdin is not None and sys.stdin.isatty()
+    asks = run.machine.is_main and settings.push_to_hub and on_a_terminal()
+    asks = asks and not (settings.hub_private_repo or settings.hub_public_repo)
     declined = asks and not may_be_public(settings.hub_model_id, ask=lambda text: _typed(text, run.watch))
     run.stop_if_asked()
     if run.machine.agree_any(declined):
@@ -274,8 +281,11 @@ def _plan(settings: Settings, machine: Machine, *, num_train: int) -> EpochPlan:
 
 def _check_publishing(config: FinetuneConfig) -> None:
     if not config.push_to_hub:
-        if config.hub_model_id or config.hub_private_repo:
-            raise ConfigError("--hub_model_id and --hub_private_repo do something only with --push_to_hub.")
+        if config.hub_model_id or config.hub_private_repo or config.hub_public_repo:
+            raise ConfigError(
+                "--hub_model_id, --hub_private_repo and --hub_public_repo go with --push_to_hub, which is "
+                "not given."
+            )
         return
     if offline():
         raise ConfigError("--push_to_hub needs the Hub; HF_HUB_OFFLINE is set. Unset it, or publish later.")

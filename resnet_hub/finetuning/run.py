@@ -11,6 +11,7 @@ from resnet_hub.finetuning.machine.lost_process import naming_lost_processes
 from resnet_hub.finetuning.machine.preemption import PreemptionWatch
 from resnet_hub.finetuning.prepare import (
     confirm_publishing,
+    on_a_terminal,
     prepare,
 )
 from resnet_hub.finetuning.run_folder.folder import RunFolder
@@ -37,10 +38,11 @@ def finetune(config: FinetuneConfig, given: Given = NOTHING_GIVEN) -> RunReport:
         Preempted: a signal asked to stop; a checkpoint was written and the same call goes on from it.
     """
     folder = RunFolder(config.run_dir)
-    report = RunReport.load(folder.report) if folder.awaits_publishing(config) else _finetune(config, given)
+    is_finished = folder.awaits_publishing(config)
+    report = RunReport.load(folder.report) if is_finished else _finetune(config, given)
     # Signals are no longer waited for: one that ends this loses nothing, and the same call publishes.
     if config.push_to_hub and os.environ.get("RANK", "0") == "0":
-        publish(folder, config.repo_id, private=config.hub_private_repo)
+        publish(folder, config, was_asked=not is_finished and on_a_terminal())
     return report
 
 
@@ -118,7 +120,12 @@ def find_learning_rate(config: FinetuneConfig) -> RateSearch:
         Preempted: SIGTERM or SIGINT came; nothing was written.
     """
     config = with_options(
-        config, report_to="none", push_to_hub=False, hub_model_id=None, hub_private_repo=False
+        config,
+        report_to="none",
+        push_to_hub=False,
+        hub_model_id=None,
+        hub_private_repo=False,
+        hub_public_repo=False,
     )
     with PreemptionWatch() as watch:
         run = prepare(config, watch)

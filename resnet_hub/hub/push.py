@@ -89,10 +89,15 @@ def push_folder(
             ) from None
 
 
+def is_on_hub(repo_id: str) -> bool:
+    """Whether there is such a repository, public or private, that the token can see."""
+    api = HfApi()
+    return asking(lambda: _info_or_none(api, _full_name(api, repo_id)), repo_id=repo_id) is not None
+
+
 def may_be_public(repo_id: str, *, ask: Callable[[str], str]) -> bool:
     """Whether the repository is there already, or the person says that a new one may be public."""
-    api = HfApi()
-    if asking(lambda: _info_or_none(api, _full_name(api, repo_id)), repo_id=repo_id) is not None:
+    if is_on_hub(repo_id):
         return True
     answer = ask(f"{repo_id} is not on the Hub yet and will be public. Publish it? [y/N] ")
     return answer.strip().lower() in ("y", "yes")

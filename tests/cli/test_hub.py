@@ -1,6 +1,8 @@
 """`resnet-hub push`, `download` and `card`, as a person types them."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,7 @@ def at_a_terminal(monkeypatch):
 
 
 def test_push_prints_the_address_with_the_commit(hub, folder, capsys):
-    assert main(["push", str(folder), REPO]) == 0
+    assert main(["push", str(folder), REPO, "--yes"]) == 0
     commit = hub.storage.repos["models", REPO].branches["main"]
     assert f"{hub.url}/{REPO}/tree/{commit}" in capsys.readouterr().out
 
@@ -59,6 +61,21 @@ def test_a_new_public_repository_is_made_only_after_a_yes(hub, folder, at_a_term
     assert not hub.storage.repos["models", REPO].private
 
 
+@pytest.mark.parametrize("stdin", [subprocess.DEVNULL, subprocess.PIPE], ids=["none", "a pipe"])
+def test_without_a_terminal_no_public_repository_is_made_unasked(hub, folder, stdin):
+    command = [sys.executable, "-m", "resnet_hub", "push", str(folder), REPO]
+    for more in ([], ["--create_pr"], ["--tag", "v1"]):
+        done = subprocess.run([*command, *more], stdin=stdin, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "nothing was published. Add --private, or --yes" in done.stderr
+    assert ("models", REPO) not in hub.storage.repos
+
+
+def test_without_a_terminal_a_repository_that_is_there_is_pushed_to(hub, folder):
+    hub.storage.create("models", REPO)
+    assert main(["push", str(folder), REPO]) == 0
+
+
 @pytest.mark.parametrize("words", [["--private"], ["--yes"]])
 def test_nothing_is_asked_for_a_private_one_or_when_told_not_to(
     hub, folder, at_a_terminal, monkeypatch, words
@@ -73,12 +90,12 @@ def test_nothing_is_asked_for_a_private_one_or_when_told_not_to(
 
 def test_a_failed_push_exits_with_2_and_says_how_to_repeat_it(hub, folder, capsys):
     hub.fail("POST .*/commit/", status=400, times=9)
-    assert main(["push", str(folder), REPO, "--tag", "v1"]) == 2
+    assert main(["push", str(folder), REPO, "--yes", "--tag", "v1"]) == 2
     assert f"resnet-hub push {folder / 'export'} {REPO} --tag v1" in capsys.readouterr().err
 
 
 def test_download_prints_the_folder_and_copies_it_on_request(hub, folder, tmp_path, capsys):
-    main(["push", str(folder), REPO])
+    main(["push", str(folder), REPO, "--yes"])
     assert main(["download", REPO, "--output", str(tmp_path / "copy")]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "copy")
     copied = resnet_hub.load(tmp_path / "copy")
@@ -87,7 +104,7 @@ def test_download_prints_the_folder_and_copies_it_on_request(hub, folder, tmp_pa
 
 
 def test_a_copy_holds_what_was_checked_and_nothing_that_another_program_cached(hub, folder, tmp_path):
-    main(["push", str(folder), REPO])
+    main(["push", str(folder), REPO, "--yes"])
     repo = hub.storage.repos["models", REPO]
     extra = {"pytorch_model.bin": hub.storage.put(b"\x80\4."), "deep/notes.txt": hub.storage.put(b"notes")}
     commit = hub.storage.commit(repo, "main", "more", add=extra)

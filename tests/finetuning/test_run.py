@@ -405,6 +405,20 @@ def test_a_run_that_cannot_be_published_is_finished_and_says_how_to_try_again(hu
     assert resnet_hub.load(folder).num_classes == 10
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "is_private"), [([], True), (["--hub_public_repo"], False), (["--hub_private_repo"], True)]
+)
+def test_where_nobody_can_be_asked_a_new_repository_is_private_unless_told(
+    hub, words: list[str], is_private: bool, tmp_path: Path, capsys
+):
+    assert main([*PUSH, *words, "--output_dir", str(tmp_path / "first")]) == 0
+    assert hub.storage.repos["models", "alice/digits"].private == is_private
+    assert ("nobody could be asked" in capsys.readouterr().err) == (not words)
+    assert main([*PUSH, "--output_dir", str(tmp_path / "again")]) == 0
+    assert "nobody could be asked" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["alice/a/b", "alice/two words"])
 def test_a_repository_that_cannot_be_is_refused_before_training(hub, name, tmp_path: Path, capsys):
     push = ["--push_to_hub", "--hub_model_id", name]

@@ -181,6 +181,10 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Any], Any], str], ...] = (
         "in one. Leave out one of the two.",
     ),
     (
+        lambda c: c.hub_private_repo and c.hub_public_repo,
+        "--hub_private_repo and --hub_public_repo exclude each other. Leave out one of the two.",
+    ),
+    (
         lambda c: c.auto_augment and c.augmentation not in (None, "crop", "light"),
         "--auto_augment {auto_augment} goes with --augmentation crop or light, not with {augmentation}.",
     ),

@@ -245,11 +245,14 @@ class RunOptions:
     report_to: str = "none"
     """Trackers of accelerate, comma-separated: tensorboard, wandb, trackio, ...; all: those installed."""
     push_to_hub: bool = False
-    """Publish the export at the end."""
+    """Publish the export at the end. A new repository is public only after a yes on the terminal, or with
+    --hub_public_repo; private otherwise."""
     hub_model_id: str | None = None
     """Repository to publish to: user/name; <you>/<name of output_dir> if not given."""
     hub_private_repo: bool = False
-    """Create that repository private."""
+    """Create that repository private, without asking."""
+    hub_public_repo: bool = False
+    """Create that repository public, without asking."""
 
 
 # Dataclasses take the fields of their last base first: the model comes first in files and in --help.

@@ -161,6 +161,7 @@ class RunSettings:
     push_to_hub: bool
     hub_model_id: str
     hub_private_repo: bool
+    hub_public_repo: bool
 
 
 @dataclass(frozen=True, kw_only=True)

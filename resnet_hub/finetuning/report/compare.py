@@ -17,7 +17,15 @@ from resnet_hub.finetuning.report.predictions import Predictions, read_predictio
 from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.results import RunReport, Score
 
-_NOT_COMPARED = ("output_dir", "resume", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo")
+_NOT_COMPARED = (
+    "output_dir",
+    "resume",
+    "report_to",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_public_repo",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,7 @@ _FREE_TO_CHANGE = frozenset(
         "gradient_checkpointing",
         "hub_model_id",
         "hub_private_repo",
+        "hub_public_repo",
         "image_cache",
         "image_cache_gb",
         "image_memory_gb",
