@@ -1,5 +1,6 @@
 """What a person reads on a terminal: names from outside can neither steer it nor reorder a line."""
 
+import io
 import json
 import logging
 import sys
@@ -46,6 +47,12 @@ def show_log(*, level: int = logging.WARNING) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
+
+
+def replace_unknown_letters() -> None:
+    """Let stdout print `?` for a letter that its encoding lacks: a command must not die after its work."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's own knows every letter
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _steers(letter: str) -> bool:

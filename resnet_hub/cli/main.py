@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 from resnet_hub.cli import flags
 from resnet_hub.cores import keep_libraries_to_quota
 from resnet_hub.errors import RunError, UserError, naming_the_extra, nearest
-from resnet_hub.terminal import print_document, say, show_log
+from resnet_hub.terminal import print_document, replace_unknown_letters, say, show_log
 
 SHELLS = ("bash", "zsh")
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code of the command line: 0 done, 2 bad input (with a message on stderr), 1 a failure."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     show_log()
+    replace_unknown_letters()
     keep_libraries_to_quota()
     try:
         with naming_the_extra():

@@ -1,5 +1,6 @@
 """Tables for a person: rich on a terminal, aligned text in a pipe; and JSON for programs."""
 
+import codecs
 import json
 import sys
 from collections.abc import Sequence
@@ -15,8 +16,9 @@ Row = dict[str, Any]
 
 
 def print_json(value: Any) -> None:
-    """Print records as JSON for programs."""
-    print_document(printable_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
+    """Print records as JSON for programs; escaped where the encoding of stdout may lack a letter."""
+    is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    print_document(printable_json(json.dumps(value, indent=2, ensure_ascii=not is_utf8)) + "\n")
 
 
 def print_rows(

@@ -16,7 +16,7 @@ from resnet_hub.cores import keep_libraries_to_quota
 from resnet_hub.errors import RunError, UserError, naming_the_extra
 from resnet_hub.finetuning.machine.cpu import wait_without_spinning
 from resnet_hub.finetuning.machine.preemption import EXIT_CODE, MESSAGE, Preempted, ending_at_once
-from resnet_hub.terminal import print_document, say, show_log
+from resnet_hub.terminal import print_document, replace_unknown_letters, say, show_log
 
 BAD_INPUT = 2
 
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_log(level=logging.WARNING if is_main else logging.ERROR)
     keep_libraries_to_quota()
     wait_without_spinning()
+    replace_unknown_letters()
 
     def say_once(text: str) -> None:
         if is_main:

@@ -129,7 +129,7 @@ def _files(folder: str, walk: _Walk) -> Iterator[str]:
         elif entry.is_dir():
             yield from _files(entry.path, walk)
         elif is_image_file(entry.name) and entry.is_file():
-            yield _known_name(entry.path)
+            yield known_name(entry.path)
 
 
 def _is_broken(entry: os.DirEntry[str]) -> bool:
@@ -137,7 +137,7 @@ def _is_broken(entry: os.DirEntry[str]) -> bool:
     return entry.is_symlink() and not _exists(Path(entry.path))
 
 
-def _known_name(path: str) -> str:
+def known_name(path: str) -> str:
     """The path; DataError if its bytes are not UTF-8, which no table could hold."""
     if any("\ud800" <= letter <= "\udfff" for letter in path):
         raise DataError(f"The name of {path!r} is not UTF-8. Rename the file or its folder.")

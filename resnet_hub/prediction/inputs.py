@@ -13,7 +13,7 @@ from pathlib import Path
 from resnet_hub.errors import DataError, nearest
 from resnet_hub.files import expanded
 from resnet_hub.images.decoding import BadImageError
-from resnet_hub.images.folders import SUFFIXES, images_below
+from resnet_hub.images.folders import SUFFIXES, images_below, known_name
 
 MAX_DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_SECONDS = 30.0
@@ -46,14 +46,14 @@ def find_images(sources: Iterable[str], *, allow_urls: bool = False) -> list[Ima
         allow_urls: Whether URLs may be fetched; only http and https.
 
     Raises:
-        DataError: A source matches nothing, or is a URL that may not be fetched.
+        DataError: A source matches nothing, is no UTF-8, or is a URL that may not be fetched.
     """
     found: dict[str, None] = {}
     for source in sources:
         found |= dict.fromkeys([source] if is_url(source) else _local(source))
         if is_url(source):
             _check_url(source, allow_urls=allow_urls)
-    return [ImageInput(name=name) for name in found]
+    return [ImageInput(name=known_name(name)) for name in found]
 
 
 def is_url(text: str) -> bool:
