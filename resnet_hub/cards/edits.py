@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import yaml
@@ -22,7 +22,9 @@ _MEASURED_KEYS = frozenset(
 )  # numbers, and what names them, are never typed by hand
 
 
-def with_edits(fresh: str, *, edited: str, generated: str | None, source: str) -> str:
+def with_edits(
+    fresh: str, *, edited: str, generated: str | None, source: str, settled: Collection[str] = ()
+) -> str:
     """The fresh card with the edits that turned `generated` into `edited`; without edits it is `fresh`.
 
     Args:
@@ -31,6 +33,7 @@ def with_edits(fresh: str, *, edited: str, generated: str | None, source: str) -
         generated: what `edited` was before anybody touched it; None for a card that was not made here. Its
             whole text is then kept, above ours, as is one with thousands of edits.
         source: how messages call the place where the edited card is.
+        settled: keys of the metadata that are as in `fresh`, whatever a person had set.
 
     Raises:
         HubError: the edited card is too large, or its metadata cannot be read.
@@ -38,6 +41,9 @@ def with_edits(fresh: str, *, edited: str, generated: str | None, source: str) -
     fresh_data, fresh_text = _parts(fresh, source="the generated card")
     edited_data, edited_text = _parts(edited, source=source)
     old_data, old_text = ({}, None) if generated is None else _parts(generated, source=source)
+    edited_data, old_data = (
+        {key: value for key, value in data.items() if key not in settled} for data in (edited_data, old_data)
+    )
     data = _merged_data(fresh_data, edited=edited_data, generated=old_data)
     lines = None
     if old_text is not None:

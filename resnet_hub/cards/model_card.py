@@ -16,19 +16,12 @@ import jinja2
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from resnet_hub.cards.licenses import LICENSES
 from resnet_hub.models.origin import origin_of, registration_code
 from resnet_hub.results import RunReport, Score
 
 MAX_CLASS_ROWS = 60
 """A card is read by people; a table of all classes of ImageNet is in report.json."""
-
-_LICENSES = (
-    *("apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "zlib", "unlicense", "wtfpl"),
-    *("cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nd-4.0"),
-    *("cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-4.0", "openrail"),
-    *("gpl-2.0", "gpl-3.0", "lgpl-2.1", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "afl-3.0", "bsl-1.0"),
-)
-"""Licenses that the Hub knows by these ids; another one is published as `other` with its name."""
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
 _PRIVATE_KEYS = re.compile(
@@ -131,7 +124,7 @@ def license_fields(license_id: str | None) -> dict[str, str]:
     if not license_id:
         return {}
     name = license_id.strip().lower()
-    return {"license": name} if name in _LICENSES else {"license": "other", "license_name": slug(name)}
+    return {"license": name} if name in LICENSES else {"license": "other", "license_name": slug(name)}
 
 
 def is_repo_id(name: str | None) -> bool:
@@ -299,7 +292,8 @@ def _limits(report: RunReport | None, facts: CardFacts) -> str:
             "framings "
             "were not measured."
         )
-    if facts.license_id and "-nc" in facts.license_id.lower():
+    licenses = (facts.license_id, None if report is None else report.base_license)
+    if any("-nc" in name.lower() for name in licenses if name):
         lines.append(
             "- The weights that it started from may not be used commercially, and so neither may it."
         )

@@ -4,11 +4,14 @@ import argparse
 from collections.abc import Callable
 from math import inf, nan
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from resnet_hub.cards.licenses import known_license
 from resnet_hub.errors import ConfigError, UserError, nearest
 from resnet_hub.files import check_new_file, check_new_folder, expanded, expanded_text
 from resnet_hub.formats.kinds import KINDS, Kind
+
+_Value = TypeVar("_Value")
 
 LOOPBACK = "127.0.0.1"
 
@@ -162,6 +165,12 @@ def add_card(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", type=expanded_text, help="a run's folder, a model folder, or a variant: my_resnet50")
     add("--repo_id", metavar="OWNER/NAME", help="write the usage code for this Hub repository")
+    add(
+        "--license",
+        type=_license,
+        metavar="ID",
+        help="license of the weights: an id of the Hub, such as apache-2.0, or other (default: as it is)",
+    )
     add("--write", action="store_true", help="update the folder's README.md, keeping your edits")
 
 
@@ -323,6 +332,10 @@ def _kind(text: str) -> Kind:
     return KINDS[text]
 
 
+def _license(text: str) -> str:
+    return _checked(text, known_license)
+
+
 def _new_folder(text: str) -> Path:
     return _checked(expanded(text), check_new_folder)
 
@@ -334,9 +347,10 @@ def _new_file(text: str) -> Path:
     return path
 
 
-def _checked(path: Path, check: Callable[[Path], None]) -> Path:
+def _checked(value: _Value, check: Callable[[_Value], object]) -> Any:
+    """The value, or what the check makes of it."""
     try:
-        check(path)
+        found = check(value)
     except UserError as error:  # for argparse, which would print the name of the function otherwise
         raise argparse.ArgumentTypeError(str(error)) from error
-    return path
+    return value if found is None else found

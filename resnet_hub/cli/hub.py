@@ -89,9 +89,9 @@ def run_card(arguments: argparse.Namespace) -> int:
     if folder is None:
         return _print_variant_card(arguments)
     if arguments.write:
-        say(refresh_card(folder, repo_id=arguments.repo_id))
+        say(refresh_card(folder, repo_id=arguments.repo_id, license_id=arguments.license))
     else:
-        print_document(current_card(folder, repo_id=arguments.repo_id))
+        print_document(current_card(folder, repo_id=arguments.repo_id, license_id=arguments.license))
     return 0
 
 
@@ -99,10 +99,10 @@ def _print_variant_card(arguments: argparse.Namespace) -> int:
     name = arguments.source
     if name not in (known := list_models()):
         raise HubError(f"{name!r} is no folder and no variant of the family; {nearest(name, known)}")
-    if arguments.write or arguments.repo_id is not None:
+    if arguments.write or arguments.repo_id is not None or arguments.license is not None:
         raise HubError(
-            f"--write and --repo_id are for folders, and {name} is a variant, whose card comes from the "
-            f"tables. Send it to a file: resnet-hub card {name} > {name}.md"
+            f"--write, --repo_id and --license are for folders, and {name} is a variant, whose card comes "
+            f"from the tables. Send it to a file: resnet-hub card {name} > {name}.md"
         )
     print_document(variant_card(name))
     return 0

@@ -116,6 +116,7 @@ def write_results(run: Run, training: Training, report: RunReport, logits: dict[
         class_names=report.class_names,
         report=report,
         figures=figures,
+        license_id=run.settings.run.license,
         overwrite=folder.export.exists(),
         preprocessing=run.preprocessing,
         train_image_size=run.settings.images.train_image_size,

@@ -16,6 +16,7 @@ from torch import nn
 
 from resnet_hub.downloads.download import CONFIG_FILE
 from resnet_hub.errors import HubError, ModelError, nearest
+from resnet_hub.files import write_atomically
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.models.my_resnet import VARIANTS, timm_twin
 from resnet_hub.models.variant import ATTENTIONS, GLOBAL_POOLS, AntiAlias, Shortcut, Stem
@@ -185,6 +186,14 @@ def write_config(
     }
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def set_license(folder: Path, license_id: str) -> None:
+    """Write another license into the config.json of a model folder."""
+    config = _read_json(folder / CONFIG_FILE, source=str(folder))
+    config["pretrained_cfg"]["license"] = license_id
+    text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(folder / CONFIG_FILE, text + "\n")
 
 
 def _variant_of(model: nn.Module, name: str, twin: str | None) -> str:

@@ -4,7 +4,8 @@ import copy
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from resnet_hub.cards.model_card import (
 from resnet_hub.downloads.download import CONFIG_FILE, WEIGHTS_FILE
 from resnet_hub.errors import HubError, ModelError, some_of
 from resnet_hub.files import atomic_folder, expanded, write_atomically
-from resnet_hub.hub.config_file import OUR_KEY, TRAIN_SIZE, read_config, write_config
+from resnet_hub.hub.config_file import OUR_KEY, TRAIN_SIZE, read_config, set_license, write_config
 from resnet_hub.hub.loading import load_files
 from resnet_hub.hub.weights import tensor_shapes, unwrap, write_weights
 from resnet_hub.images.preprocessing import Preprocessing
@@ -44,6 +45,7 @@ _OURS = re.compile(
 )
 """What may be in a folder that is written over; folders end in a slash."""
 
+_LICENSE_KEYS = ("license", "license_name", "license_link")
 _IMAGE_HEADS = {".png": b"\x89PNG\r\n\x1a\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}
 
 
@@ -120,20 +122,22 @@ def _train_input_size(model: nn.Module, image_size: int | None) -> list[int]:
     return [channels, *(size if image_size is None else (image_size, image_size))]
 
 
-def generated_card(folder: Path, *, repo_id: str | None) -> str:
-    """The card of the folder as its files have it, without anybody's edits."""
+def generated_card(folder: Path, *, repo_id: str | None, license_id: str | None = None) -> str:
+    """The card of the folder as its files have it, or with another license, without anybody's edits."""
     folder = expanded(folder)
     report_file = folder / REPORT_FILE
     report = RunReport.load(report_file) if report_file.is_file() else None
-    return render_card(report, card_facts(folder, repo_id=repo_id))
+    facts = card_facts(folder, repo_id=repo_id)
+    return render_card(report, facts if license_id is None else replace(facts, license_id=license_id))
 
 
-def current_card(folder: Path, *, repo_id: str | None) -> str:
+def current_card(folder: Path, *, repo_id: str | None, license_id: str | None = None) -> str:
     """The card of the folder as its files have it now, with the edits that somebody made in its README.md."""
-    return with_own_edits(generated_card(folder, repo_id=repo_id), folder=expanded(folder))
+    fresh = generated_card(folder, repo_id=repo_id, license_id=license_id)
+    return with_own_edits(fresh, folder=expanded(folder), settled=_LICENSE_KEYS if license_id else ())
 
 
-def with_own_edits(fresh: str, *, folder: Path) -> str:
+def with_own_edits(fresh: str, *, folder: Path, settled: Collection[str] = ()) -> str:
     """The generated card with the edits that somebody made in the README.md of the folder."""
     card, base = folder / CARD_FILE, folder / CARD_BASE_FILE
     if not card.is_file():
@@ -143,17 +147,23 @@ def with_own_edits(fresh: str, *, folder: Path) -> str:
         generated = base.read_text(encoding="utf-8") if base.is_file() else None
     except UnicodeDecodeError as error:
         raise HubError(f"The {CARD_FILE} of {folder} is not UTF-8 ({error}). Save it as such.") from error
-    return with_edits(fresh, edited=edited, generated=generated, source=str(folder))
+    return with_edits(fresh, edited=edited, generated=generated, source=str(folder), settled=settled)
 
 
-def refresh_card(folder: Path, *, repo_id: str | None, edits_in: Path | None = None) -> Path:
+def refresh_card(
+    folder: Path, *, repo_id: str | None, edits_in: Path | None = None, license_id: str | None = None
+) -> Path:
     """Write the folder's README.md again from its files, edits kept, and give its path.
 
-    `edits_in` is the folder whose README.md has the edits, if that is another one.
+    `edits_in` is the folder whose README.md has the edits, if that is another one. A license is written into
+    config.json too, and goes before one that somebody wrote into the card.
     """
     folder = expanded(folder)
+    if license_id is not None:
+        set_license(folder, license_id)
     fresh = generated_card(folder, repo_id=repo_id)
-    card = with_own_edits(fresh, folder=expanded(edits_in or folder))
+    settled = _LICENSE_KEYS if license_id else ()
+    card = with_own_edits(fresh, folder=expanded(edits_in or folder), settled=settled)
     write_atomically(folder / CARD_BASE_FILE, fresh)
     write_atomically(folder / CARD_FILE, card)
     return folder / CARD_FILE

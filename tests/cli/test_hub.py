@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 from huggingface_hub import hf_hub_download
 
 import resnet_hub
 from resnet_hub.cli.main import main
+from resnet_hub.errors import ConfigError
+from resnet_hub.finetuning import FinetuneConfig
 from resnet_hub.hub import save_folder
 from tests.hub_server.fixtures import publish
 
@@ -154,3 +157,42 @@ def test_a_folder_that_is_not_there_is_bad_input(hub, verb, capsys):
     shown = capsys.readouterr().err
     assert "no folder" in shown
     assert "nowhere" in shown
+
+
+def front_matter(card: str) -> dict:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_card_takes_a_license_of_the_hub(folder, capsys):
+    readme = folder / "export" / "README.md"
+    assert main(["card", str(folder), "--license", "MIT"]) == 0
+    assert front_matter(capsys.readouterr().out)["license"] == "mit"
+    assert "license" not in front_matter(readme.read_text())
+    readme.write_text(readme.read_text().replace("---\n", "---\nlicense: gemma\n", 1))
+    for typed, written in (("cc-by-4.0", {"license": "cc-by-4.0"}), ("other", {"license": "other"})):
+        assert main(["card", str(folder), "--license", typed, "--write"]) == 0
+        assert written.items() <= front_matter(readme.read_text()).items()
+        assert resnet_hub.load(folder).pretrained_cfg["license"] == typed
+        assert main(["card", str(folder), "--write"]) == 0  # it stays
+        assert written.items() <= front_matter(readme.read_text()).items()
+
+
+def test_the_license_that_was_written_is_the_one_that_is_pushed(hub, folder):
+    main(["push", str(folder), REPO, "--yes"])
+    main(["card", str(folder), "--license", "other", "--write"])
+    assert main(["push", str(folder), REPO]) == 0
+    card = front_matter(Path(hf_hub_download(REPO, "README.md")).read_text())
+    assert (card["license"], card["license_name"]) == ("other", "other")
+
+
+@pytest.mark.parametrize(
+    ("license_id", "message"),
+    [("apache", "did you mean 'apache-2.0'"), ("Apache 2.0", "'apache-2.0'"), ("mine", "--license other")],
+)
+def test_a_license_that_the_hub_has_not_is_refused_with_the_nearest(folder, capsys, license_id, message):
+    before = (folder / "export" / "README.md").read_bytes()
+    assert main(["card", str(folder), "--license", license_id, "--write"]) == 2
+    assert message in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=message):
+        FinetuneConfig(dataset_name="digits", license=license_id)
+    assert (folder / "export" / "README.md").read_bytes() == before

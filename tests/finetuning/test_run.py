@@ -332,7 +332,9 @@ def test_weights_from_the_hub_are_the_start_and_the_card_says_so(hub, tmp_path: 
 def test_push_to_hub_publishes_the_finished_run(hub, tmp_path: Path, capsys):
     folder = tmp_path / "run"
     push = ["--push_to_hub", "--hub_model_id", "alice/digits", "--hub_private_repo"]
+    push += ["--license", "BSD-3-clause"]
     assert main([*TINY, "--max_train_steps", "1", *push, "--output_dir", str(folder)]) == 0
+    assert "\nlicense: bsd-3-clause\n" in (folder / "export/README.md").read_text()
     said = "".join(capsys.readouterr())
     assert "published" in said
     token = os.environ["HF_TOKEN"]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from resnet_hub.cards.licenses import known_license
 from resnet_hub.errors import ConfigError
 
 _MOST = 2**63  # what PyTorch and NumPy take as a seed or a count
@@ -206,6 +207,8 @@ def check_values(config: Any) -> None:
             value = getattr(config, name)
             if value is not None and not is_valid(value):
                 raise ConfigError(f"--{name} is {value}; it has to be {wanted}.")
+    if config.license is not None:
+        known_license(config.license)
     for is_wrong, message in _CONTRADICTIONS:
         if is_wrong(config):
             of_steps = ", --".join(_options_of_steps(config))

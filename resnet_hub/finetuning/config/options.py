@@ -244,6 +244,9 @@ class RunOptions:
     """Write a checkpoint at least this often, besides one per epoch."""
     report_to: str = "none"
     """Trackers of accelerate, comma-separated: tensorboard, wandb, trackio, ...; all: those installed."""
+    license: str | None = None
+    """License of the exported weights: an id of the Hub, such as apache-2.0, or other. Default: that of the
+    weights that training starts from."""
     push_to_hub: bool = False
     """Publish the export at the end. A new repository is public only after a yes on the terminal, or with
     --hub_public_repo; private otherwise."""

@@ -158,6 +158,8 @@ class RunSettings:
     output_dir: Path
     checkpoint_minutes: float
     report_to: str
+    license: str
+    """Empty for that of the weights that training starts from."""
     push_to_hub: bool
     hub_model_id: str
     hub_private_repo: bool
@@ -229,6 +231,7 @@ _WITHOUT: dict[str, Any] = {
     "teacher_model": "",
     "gradual_unfreezing": 0,
     "early_stopping_epochs": math.inf,
+    "license": "",
 }
 
 

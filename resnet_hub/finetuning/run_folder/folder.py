@@ -48,6 +48,7 @@ _FREE_TO_CHANGE = frozenset(
         "image_cache",
         "image_cache_gb",
         "image_memory_gb",
+        "license",
         "output_dir",
         "per_device_eval_batch_size",
         "per_device_train_batch_size",
