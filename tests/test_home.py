@@ -34,7 +34,7 @@ NO_PATHS = {
     *("pattern", "split", "revision", "tag", "message", "repo_id", "host", "source of download"),
     *("dataset_config_name", "dataset_revision", "image_column_name", "label_column_name"),
     *("dataset_title", "train_split", "validation_split", "test_split", "auto_augment", "report_to"),
-    *("hub_model_id", "model of check", "model of info", "license"),
+    *("hub_model_id", "model of check", "license"),
 }
 
 

@@ -29,7 +29,11 @@ def add_list(parser: argparse.ArgumentParser) -> None:
 
 def add_info(parser: argparse.ArgumentParser) -> None:
     """Flags of `resnet-hub info`."""
-    parser.add_argument("model", help="a model, with or without a tag: my_resnet50, my_resnet50.a1_in1k")
+    parser.add_argument(
+        "model",
+        type=expanded_text,
+        help="a model of the family (my_resnet50, my_resnet50.a1_in1k), owner/name on the Hub, or a folder",
+    )
     _add_json(parser)
 
 

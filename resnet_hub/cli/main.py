@@ -26,7 +26,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "list": Verb("models", flags.add_list, "list the models of the family or their published weights"),
-    "info": Verb("models", flags.add_info, "show one model: size, input, license, accuracy, source"),
+    "info": Verb("models", flags.add_info, "show one model, also of the Hub: size, input, license, accuracy"),
     "check": Verb("check", flags.add_check, "check that a variant keeps the family's contract"),
     "finetune": Verb(
         "finetune", flags.add_finetune, "fine-tune a model on your images, on all local devices"

@@ -2,12 +2,14 @@
 
 import argparse
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 import timm
 
 from resnet_hub.cli.tables import print_record, print_rows
 from resnet_hub.errors import ModelError, nearest
+from resnet_hub.hub.describe import describe_model
 from resnet_hub.models.my_resnet import list_models, published_weights, timm_twin
 from resnet_hub.models.names import registry_name
 from resnet_hub.models.published_weights import ACCURACY_SOURCE, Weights
@@ -28,7 +30,13 @@ def run_list(arguments: argparse.Namespace) -> int:
 
 
 def run_info(arguments: argparse.Namespace) -> int:
-    """Print what is known of one model and of the weights that its tag (or its default tag) names."""
+    """Print what is known of one model and of the weights that its tag (or its default tag) names.
+
+    Of a folder or a repository on the Hub, what its files say.
+    """
+    if "/" in arguments.model or Path(arguments.model).is_dir():
+        print_record(describe_model(arguments.model), as_json=arguments.json)
+        return 0
     name, _, tag = arguments.model.partition(".")
     refuse_unknown(arguments.model)
     published = published_weights(name)

@@ -133,11 +133,18 @@ def _checked_files(
     config = read_config(config_path, source=source)
     if not weights_path.is_file():
         raise _no_safetensors(weights_path.parent, source=source)
-    # On the meta device nothing is allocated, so that a hostile config.json cannot fill the memory before the
-    # weights have shown that they fit it; and nothing is initialised only to be overwritten.
-    with _NothingDrawn():
-        model = _build(config, source=source, device="meta")
+    model = build_empty(config, source=source)
     return config, model, read_weights(weights_path, model, source=source, data=data)
+
+
+def build_empty(config: ModelConfig, *, source: str) -> nn.Module:
+    """The network of a config.json without memory for its weights.
+
+    On the meta device nothing is allocated, so that a hostile config.json cannot fill the memory before the
+    weights have shown that they fit it; and nothing is initialized only to be overwritten.
+    """
+    with _NothingDrawn():
+        return _build(config, source=source, device="meta")
 
 
 class _NothingDrawn(TorchFunctionMode):

@@ -6,11 +6,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import timm
+from huggingface_hub import constants
 
 from resnet_hub.cli.main import main
+from resnet_hub.hub import save_folder
 from resnet_hub.models.my_resnet import VARIANTS
 from resnet_hub.models.packaged_weights import PACKAGED
 from resnet_hub.models.published_weights import WEIGHTS
+from tests.cards.test_model_card import NAMES, report
+from tests.hub_server.fixtures import publish, weights_of
+
+pytest_plugins = ["tests.hub_server.fixtures"]
 
 OWN_VARIANT = """
 from resnet_hub.models.my_resnet import register_variant
@@ -129,3 +136,49 @@ def test_zsh_gets_a_script_of_its_own_and_another_shell_is_refused(capsys):
     assert capsys.readouterr().out.startswith("#compdef resnet-hub")
     assert main(["--print_completion", "fish"]) == 2
     assert "invalid choice" in capsys.readouterr().err
+
+
+def test_info_tells_what_a_repository_is_and_leaves_its_weights_there(hub, exported, capsys):
+    model, folder = exported
+    commit = publish(hub, folder)
+    for name in ("alice/digits", "alice/digits@main", "hf-hub:alice/digits"):
+        assert main(["info", name, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["network"], found["classes"], found["commit"]) == ("my_resnet20", 10, commit)
+        assert found["parameters"] == sum(weight.numel() for weight in model.parameters())
+        assert found["class_names"] == [str(number) for number in range(10)]
+        size = (folder / "model.safetensors").stat().st_size
+        assert found["weights"] == f"model.safetensors, {size / 1e6:.1f} MB"
+        assert found["address"] == f"{hub.url}/alice/digits"
+    assert not weights_of(constants.HF_HUB_CACHE)
+    assert main(["info", "alice/digits"]) == 0
+    assert f"{hub.url}/alice/digits" in capsys.readouterr().out
+
+
+def test_info_of_a_folder_says_the_same_and_its_scores(tmp_path: Path, hub, capsys):
+    model = timm.create_model("my_resnet20", num_classes=3)
+    save_folder(model, tmp_path / "pets", class_names=NAMES, report=report(base_license="mit"))
+    publish(hub, tmp_path / "pets", "alice/pets")
+    found = []
+    for name in (str(tmp_path / "pets"), "alice/pets"):
+        assert main(["info", name, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[1] == found[1] | found[0] | {"model": "alice/pets"}
+    assert (found[0]["license"], found[0]["test_accuracy"]) == ("mit", 0.9533)
+    assert (found[0]["dataset"], found[0]["base_model"]) == ("timm/oxford-iiit-pet", "timm/resnet50.a1_in1k")
+
+
+def test_info_of_a_repository_with_a_pickle_alone_says_so(hub, exported, capsys):
+    config = (exported[1] / "config.json").read_bytes()
+    files = {"config.json": hub.storage.put(config), "pytorch_model.bin": hub.storage.put(b"\x80\4.")}
+    hub.storage.commit(hub.storage.create("models", "alice/pickled"), "main", "publish", add=files)
+    assert main(["info", "alice/pickled"]) == 0
+    assert "a pickle only (pytorch_model.bin)" in capsys.readouterr().out
+
+
+def test_info_of_a_repository_that_is_not_there_or_no_model_of_timm_is_bad_input(hub, capsys):
+    text = hub.storage.create("models", "alice/text")
+    hub.storage.commit(text, "main", "publish", add={"config.json": hub.storage.put(b"{}")})
+    for name, message in (("alice/nothing", "alice/nothing"), ("alice/text", "config.json of a timm model")):
+        assert main(["info", name]) == 2
+        assert message in capsys.readouterr().err
