@@ -16,6 +16,7 @@ import jinja2
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from resnet_hub.cards.installing import install_command
 from resnet_hub.cards.licenses import LICENSES
 from resnet_hub.models.origin import origin_of, registration_code
 from resnet_hub.results import RunReport, Score
@@ -188,6 +189,7 @@ def _card_values(report: RunReport | None, facts: CardFacts) -> dict[str, Any]:
         "figures": facts.figures,
         "origin": origin_of(facts.architecture),
         "registration": registration_code(facts.architecture),
+        "install": install_command(),
         "architecture": _identifier(facts.architecture),
         "color_mode": "L" if facts.input_size[0] == 1 else "RGB",
         "timm_source": f"hf-hub:{source}" if source else "local-dir:.",
