@@ -19,8 +19,8 @@ class ExportedNetwork(nn.Module):
     With it: (batch, height, width, channels) uint8, resized and cropped -> probabilities and logits.
     """
 
-    scale: Tensor
-    offset: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, model: nn.Module, *, precision: Precision, with_preprocessing: bool) -> None:
         super().__init__()
@@ -30,9 +30,9 @@ class ExportedNetwork(nn.Module):
         # int8 is made of the float32 file, by quantizing it.
         self.dtype = _DTYPES.get(precision, torch.float32)
         self.network = copy.deepcopy(model).cpu().eval().to(self.dtype).requires_grad_(False)
-        self.register_buffer("scale", torch.tensor([1 / (255 * std) for std in self.preprocessing.std]))
-        pairs = zip(self.preprocessing.mean, self.preprocessing.std, strict=True)
-        self.register_buffer("offset", torch.tensor([mean / std for mean, std in pairs]))
+        for name in ("mean", "std"):  # of values from 0 to 255, shaped (1, channels, 1, 1)
+            values = torch.tensor(getattr(self.preprocessing, name), dtype=torch.float64) * 255
+            self.register_buffer(name, values.float().view(1, -1, 1, 1))
 
     @property
     def output_names(self) -> list[str]:
@@ -48,8 +48,11 @@ class ExportedNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Logits, or probabilities and logits, (batch, num_classes) each."""
         if self.with_preprocessing:
-            # The arithmetic of normalization is float32 in every precision.
-            images = (images.float() * self.scale - self.offset).permute(0, 3, 1, 2)
+            # The arithmetic of normalization is float32 in every precision. It has the form of OpenVINO's own
+            # preprocessing: channels first, then subtract, then divide. Before a quantized layer OpenVINO
+            # takes what follows a uint8 input for a dequantization, (x - zero point) * scale per channel, and
+            # x * scale - offset with the channels last, which is equal, went wrong there.
+            images = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
         logits = self.network(images.to(self.dtype)).float()
         if not self.with_preprocessing:
             return logits

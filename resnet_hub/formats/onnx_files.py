@@ -89,6 +89,21 @@ def open_onnx(path: Path) -> Callable[[Tensor], list[Tensor]]:
     return run
 
 
+def open_in_openvino(path: Path) -> Callable[[Tensor], list[Tensor]]:
+    """The file as a function from inputs to outputs, run by OpenVINO on the CPU in its full precision."""
+    import openvino  # noqa: PLC0415  # pyright: ignore[reportMissingImports]  of no extra
+
+    core = openvino.Core()
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}  # what is quantized stays so; nothing else is rounded to bf16
+    compiled = core.compile_model(core.read_model(str(path)), "CPU", exact)
+
+    def run(images: Tensor) -> list[Tensor]:
+        found = compiled([images.numpy()])
+        return [torch.from_numpy(found[output]) for output in compiled.outputs]
+
+    return run
+
+
 def _reader(images: Tensor) -> Any:
     from onnxruntime.quantization import CalibrationDataReader  # noqa: PLC0415
 

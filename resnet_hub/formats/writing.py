@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from resnet_hub.files import atomic_folder, check_new_folder, expanded
 from resnet_hub.formats.comparison import Deviation, Runner, compare, images_per_second, model_logits
 from resnet_hub.formats.exported_network import ExportedNetwork
 from resnet_hub.formats.kinds import Kind
-from resnet_hub.formats.onnx_files import open_onnx, quantize_onnx, require_onnx, write_onnx
+from resnet_hub.formats.onnx_files import open_in_openvino, open_onnx, quantize_onnx, require_onnx, write_onnx
 from resnet_hub.formats.torch_files import open_own_pt2, write_pt2
 
 REPORT_FILE = "export_report.json"
@@ -52,9 +53,12 @@ class ExportedFile:
     file: str
     megabytes: float | None
     deviation: Deviation | None
+    """In ONNX Runtime, or torch."""
     largest_deviation: float
     """The limit of `deviation.share`."""
     least_agreement: float
+    openvino_deviation: Deviation | None = None
+    """Of an ONNX file, where OpenVINO is installed."""
     images_per_second: float | None = None
     ratio_to_eager: float | None = None
     refused: str | None = None
@@ -149,18 +153,35 @@ def _export(
     )
     try:
         _write(network, kind, path, request)
-        logits = _answers(_open(path), network, request)
+        found = {
+            runtime: compare(_answers(run(path), network, request), wanted, multi_label=network.multi_label)
+            for runtime, run in _runtimes(kind).items()
+        }
     except OSError:
         raise
     except Exception as error:  # the exporters and runtimes have no common type for what they cannot do
         path.unlink(missing_ok=True)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return replace(record, refused=f"cannot be written or run: {reason[:200]}")
-    deviation = compare(logits, wanted, multi_label=network.multi_label)
-    record = replace(record, deviation=deviation, megabytes=round(path.stat().st_size / 1e6, 3))
-    if refused := _refusal(record, deviation):
+    own, *others = found.values()
+    record = replace(
+        record,
+        deviation=own,
+        openvino_deviation=others[0] if others else None,
+        megabytes=round(path.stat().st_size / 1e6, 3),
+    )
+    refusals = [f"in {runtime} {why}" for runtime, off in found.items() if (why := _refusal(record, off))]
+    if refusals:
         path.unlink()
-    return replace(record, refused=refused)
+    return replace(record, refused=refusals[0] if refusals else None)
+
+
+def _runtimes(kind: Kind) -> dict[str, Callable[[Path], Runner]]:
+    """What runs a file of the kind, the one that it is measured in first; OpenVINO where it is installed."""
+    if kind.container == "pt2":
+        return {"torch": open_own_pt2}
+    others = {"OpenVINO": open_in_openvino} if find_spec("openvino") is not None else {}
+    return {"ONNX Runtime": open_onnx} | others
 
 
 def _write(network: ExportedNetwork, kind: Kind, path: Path, request: ExportRequest) -> None:
@@ -257,7 +278,7 @@ def _with_speeds(
 
 def _versions() -> dict[str, str]:
     found = {}
-    for package in ("resnet_hub", "torch", "timm", "onnx", "onnxruntime"):
+    for package in ("resnet_hub", "torch", "timm", "onnx", "onnxruntime", "openvino"):
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found

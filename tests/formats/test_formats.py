@@ -1,6 +1,9 @@
 """Exported files: other programs run them, they answer as the model does, and others are removed."""
 
 import json
+import sys
+import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +106,70 @@ def test_with_preprocessing_a_file_takes_pixels_and_gives_the_probabilities_of_c
         session = onnxruntime.InferenceSession(output / name, providers=["CPUExecutionProvider"])
         (found,) = session.run(["probabilities"], {"images": pixels})
         assert found[0] == pytest.approx([wanted[color] for color in COLORS], abs=tolerance)
+
+
+def test_uint8_pixels_are_normalized_as_openvino_expects_it_before_a_quantized_layer(
+    color_model, color_photos, tmp_path
+):
+    """Channels first, minus the mean, over the deviation: the form of its own preprocessing."""
+    words = ["--with_preprocessing", "--formats", "onnx_int8", "--images", str(color_photos)]
+    assert main(["export", str(color_model), "--output_dir", str(tmp_path / "out"), *words]) == 0
+    nodes = onnx.load(tmp_path / "out/model_int8.onnx").graph.node
+    graph = [node for node in nodes if node.op_type != "Shape"]  # which tells the size of the batch
+    steps, name = [], "images"
+    while len(steps) < 5:
+        (node,) = (node for node in graph if name in node.input)
+        steps.append(node.op_type)
+        name = node.output[0]
+    assert steps == ["Transpose", "Cast", "Sub", "Div", "QuantizeLinear"]
+
+
+@pytest.fixture
+def openvino_that_errs(monkeypatch):
+    """Stands in for OpenVINO: runs files in onnxruntime, and gives the classes in another order."""
+
+    class Compiled:
+        outputs = (0,)
+
+        def __init__(self, path: str) -> None:
+            self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+        def __call__(self, inputs: list[np.ndarray]) -> dict[int, np.ndarray]:
+            return {0: self.session.run(["logits"], {"images": inputs[0]})[0][:, ::-1].copy()}
+
+    class Core:
+        def read_model(self, path: str) -> str:
+            return path
+
+        def compile_model(self, model: str, device: str, options: dict) -> Compiled:
+            return Compiled(model)
+
+    module = types.ModuleType("openvino")
+    module.__spec__ = ModuleSpec("openvino", None)
+    module.Core = Core  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "openvino", module)
+
+
+def test_a_file_that_answers_otherwise_in_openvino_is_refused(
+    openvino_that_errs, color_model, color_photos, tmp_path, capsys
+):
+    words = ["--formats", "onnx", "pt2", "--images", str(color_photos)]
+    assert main(["export", str(color_model), "--output_dir", str(tmp_path / "out"), *words]) == 1
+    assert "model.onnx is refused and removed: in OpenVINO its logits" in capsys.readouterr().err
+    rows = {row["kind"]: row for row in report_of(tmp_path / "out")["files"]}
+    assert rows["onnx"]["deviation"]["agreement"] == 1
+    assert rows["onnx"]["openvino_deviation"]["agreement"] < 1
+    assert rows["pt2"]["refused"] is None
+
+
+@pytest.mark.parametrize("words", [[], ["--with_preprocessing"]], ids=["normalized", "pixels"])
+def test_openvino_answers_as_the_model(words: list[str], color_model, color_photos, tmp_path):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed; no extra of the package brings it")
+    kinds = ["onnx", "onnx_fp16", "onnx_int8"]
+    words = [*words, "--formats", *kinds, "--images", str(color_photos)]
+    assert main(["export", str(color_model), "--output_dir", str(tmp_path / "out"), *words]) == 0
+    rows = report_of(tmp_path / "out")["files"]
+    assert all(row["openvino_deviation"]["agreement"] == 1 for row in rows)
 
 
 def test_a_file_that_deviates_more_than_accepted_is_removed_and_the_others_stay(
