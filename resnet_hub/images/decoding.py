@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -200,8 +201,12 @@ def open_image(
 
 @cache
 def known_formats() -> tuple[str, ...]:
-    """The formats that are opened: the safe ones that this build of Pillow has."""
+    """The formats that are opened: the safe ones that this build of Pillow has, and HEIF with pillow-heif."""
     Image.init()
+    if find_spec("pillow_heif") is not None:
+        import pillow_heif  # noqa: PLC0415  # pyright: ignore[reportMissingImports]  of no extra
+
+        pillow_heif.register_heif_opener()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
@@ -345,7 +350,7 @@ def _what_it_is(data: bytes) -> str:
     if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
         return "is not an image: it holds HTML, XML or SVG text"
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"hevc", b"msf1"):
-        return "is a HEIC image; pip install pillow-heif and register its opener, or convert it to JPEG"
+        return "is a HEIC image, which needs a package more: pip install pillow-heif, or convert it to JPEG"
     if head.startswith(b"version https://git-lfs"):
         return "is a pointer of git-lfs and not the image; run git lfs pull"
     return f"is not an image of a known format; it begins with {data[:8]!r}"

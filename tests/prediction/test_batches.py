@@ -3,8 +3,12 @@
 import csv
 import http.server
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -350,3 +354,61 @@ def test_memory_holds_one_batch_at_a_time(run: Path, photos: Path):
     next(rows)
     assert len(read) <= 4
     assert len(list(rows)) == 9
+
+
+# pillow-heif where it is not installed: its opener, for files that hold a PNG after sixteen bytes of a HEIC.
+HEIF_PACKAGE = """
+import io
+from PIL import Image
+
+def register_heif_opener():
+    def opened(file, name):
+        return Image.open(io.BytesIO(file.read()[16:]))
+
+    Image.register_open("HEIF", opened, lambda head: head[4:12] == b"ftypheic")
+"""
+
+
+@pytest.fixture
+def heic_photos(photos: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    for name in ("IMG_1.HEIC", "img_2.heif"):
+        (folder / name).write_bytes(b"\0\0\0\x10ftypheic\0\0\0\0" + (photos / "b.png").read_bytes())
+    return folder
+
+
+def test_heic_images_are_read_on_the_command_line_where_pillow_heif_is_installed(
+    run: Path, photos: Path, heic_photos: Path, tmp_path: Path
+):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/pillow_heif.py").write_text(HEIF_PACKAGE)
+    places = [str(tmp_path / "site"), *sys.path]
+    done = subprocess.run(
+        [sys.executable, "-m", "resnet_hub", "predict", run, heic_photos, photos / "b.png", "--json"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(places)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert found["unreadable"] == []
+    answers = [row["predictions"] for row in found["images"]]
+    assert answers == [answers[0]] * 3
+
+
+@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="pillow-heif reads the images")
+def test_without_pillow_heif_the_message_names_it(run: Path, heic_photos: Path, capsys):
+    assert main(["predict", str(run), str(heic_photos)]) == 1
+    assert (
+        capsys.readouterr().err.count("HEIC image, which needs a package more: pip install pillow-heif") == 2
+    )
+
+
+def test_a_real_heic_image_is_read(run: Path, photos: Path, tmp_path: Path, capsys):
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed; no extra brings it")
+    heif.register_heif_opener()
+    Image.open(photos / "b.png").save(tmp_path / "b.heic", quality=-1)
+    assert main(["predict", str(run), str(tmp_path / "b.heic"), str(photos / "b.png"), "--json"]) == 0
+    lossless, png = (row["predictions"][0]["label"] for row in json.loads(capsys.readouterr().out)["images"])
+    assert lossless == png
