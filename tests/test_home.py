@@ -24,7 +24,7 @@ from resnet_hub.finetuning.report.compare import compare_runs
 from resnet_hub.formats.kinds import KINDS
 from resnet_hub.formats.writing import ExportRequest, write_formats
 from resnet_hub.models.my_resnet import VARIANTS
-from tests.color_model import photo
+from tests.color_model import COLORS, photo
 from tests.hub_server.fixtures import publish
 
 pytest_plugins = ["tests.color_model", "tests.hub_server.fixtures"]
@@ -112,6 +112,12 @@ def of_python(home: Path) -> dict[str, Callable[[], Any]]:
     request = ExportRequest(kinds=(KINDS["pt2"],), pixels=black_pixels(), pixels_from="noise", facts={})
     names = ["red", "green", "blue"]
     return {
+        "finetune model": lambda: resnet_hub.finetune(
+            "~/model", "~/photos", output_dir=home / "run1", recipe="quick"
+        ),
+        "finetune output_dir": lambda: resnet_hub.finetune(
+            "~/model", Path("~/photos"), output_dir="~/run2", recipe="quick"
+        ),
         "load source": lambda: resnet_hub.load("~/model"),
         "load cache_dir": lambda: resnet_hub.load("alice/digits", cache_dir=Path("~/cache1")),
         "download cache_dir": lambda: resnet_hub.download("alice/digits", cache_dir=Path("~/cache2")),
@@ -171,12 +177,16 @@ def test_every_public_function_that_takes_a_path_understands_it(hub, exported, c
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(file.read_bytes())
     photo("red", 1).save(home / "photo.png")
+    for color in COLORS:
+        (home / "photos" / color).mkdir(parents=True)
+        for number in range(8):
+            photo(color, number).save(home / "photos" / color / f"{number}.png")
     calls = of_python(home)
     assert set(calls) == path_parameters()
     for call in calls.values():
         call()
-    written = {"saved", "drawn", "files", "space", "space2", "cache1", "cache2"}
-    assert {path.name for path in home.iterdir()} == written | {"model", "photo.png"}
+    written = {"saved", "drawn", "files", "space", "space2", "cache1", "cache2", "run1", "run2"}
+    assert {path.name for path in home.iterdir()} == written | {"model", "photo.png", "photos"}
     assert not Path("~").exists()
 
 
