@@ -1,6 +1,8 @@
 """Callbacks hear of each event and can stop a run; metrics of the user's own are in report, log and page."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 import resnet_hub
 from resnet_hub.results import RunReport
 
-from .runs import weights_hash
+from .conftest import ROOT, environment
+from .runs import free_port, weights_hash
 from .test_interruptions import MODEL, RUN
 
 Event = dict[str, Any]
@@ -182,3 +185,44 @@ def test_a_metric_that_gives_no_number_is_refused_before_the_run(case: str, tmp_
 def test_what_is_no_callback_is_refused(callback: Any, tmp_path: Path):
     with pytest.raises(resnet_hub.UserError, match="is no callback"):
         resnet_hub.finetune(MODEL, "digits", output_dir=tmp_path / "run", callbacks=[callback], **SHORT)
+
+
+LAUNCHED = """
+import sys
+from pathlib import Path
+
+import accelerate
+import resnet_hub
+from tests.finetuning.test_callbacks import MODEL, SHORT, Pruned
+
+def train(folder):
+    def end(event):
+        return event["event"] == "validation"
+
+    def prune(event):
+        raise Pruned
+
+    resnet_hub.finetune(MODEL, "digits", output_dir=folder / "ended", callbacks=[end], **SHORT)
+    try:
+        resnet_hub.finetune(MODEL, "digits", output_dir=folder / "pruned", callbacks=[prune], **SHORT)
+    except Pruned:
+        print("process 0 pruned")
+    except resnet_hub.Preempted:
+        print("process 1 stopped too")
+    resnet_hub.finetune(MODEL, "digits", output_dir=folder / "pruned", **SHORT)
+
+accelerate.notebook_launcher(train, (Path(sys.argv[1]),), num_processes=2, use_port=sys.argv[2])
+"""
+
+
+def test_two_processes_of_a_notebook_agree_on_what_a_callback_asks(tmp_path: Path):
+    command = [sys.executable, "-c", LAUNCHED, tmp_path, str(free_port())]
+    variables = environment(ACCELERATE_USE_CPU="true")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "process 0 pruned" in done.stdout
+    assert "process 1 stopped too" in done.stdout
+    ended, pruned = (RunReport.load(tmp_path / name / "report.json") for name in ("ended", "pruned"))
+    assert ended.environment["machine"]["processes"] == 2
+    assert ended.train.steps == 4
+    assert (pruned.resumed_from_step, pruned.train.steps) == (4, 12)
