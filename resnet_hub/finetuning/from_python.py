@@ -102,6 +102,9 @@ def finetune(
     name = str(model) if network is None else architecture_of(network)
     config = _configuration(name, dataset, output_dir, recipe, options)
     is_named = dataset is None or isinstance(dataset, str | Path)
+    for name in () if is_named else ("train_dir", "dataset_config_name", "dataset_revision"):
+        if getattr(config, name) is not None:
+            raise ConfigError(f"The option {name} is for data sets with a name, and an object was given.")
     source = None if is_named else open_in_memory(dataset, config)
     given = Given(network=network, source=source, callbacks=Callbacks(callbacks), metrics=metrics or {})
     with machine_as_found():

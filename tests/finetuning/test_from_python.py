@@ -120,6 +120,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown recipe": ({"recipe": "qick"}, "'quick'"),
     "the model twice": ({"model": "my_resnet18"}, "model"),
     "the data set twice": ({"dataset_name": "digits"}, "Give it as the argument dataset"),
+    "two data sets": ({"train_dir": "photos"}, "an object was given"),
     "a stream of memory": ({"streaming": True}, "not streamed"),
 }  # fmt: skip
 

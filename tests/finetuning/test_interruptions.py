@@ -13,10 +13,12 @@ from typing import Any
 
 import psutil
 import pytest
+import timm
 import torch
 from accelerate.state import AcceleratorState
 
 import resnet_hub
+from resnet_hub.finetuning.data.sources import make_digits
 from resnet_hub.results import RunReport
 
 from .conftest import environment
@@ -130,3 +132,29 @@ def test_a_process_is_left_as_it_was_found(tmp_path: Path):
     assert not AcceleratorState._shared_state
     wait_until(lambda: not psutil.Process().children(), seconds=10)
     assert {thread.name for thread in all_threads()} <= running
+
+
+def test_data_and_networks_in_memory_are_known_by_their_content_when_a_run_resumes(tmp_path: Path):
+    class Stopped(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stopped
+
+    def call(images: list[Any], *, value: float = 0.0, **options: Any) -> resnet_hub.FinetuneResult:
+        torch.manual_seed(0)
+        network = timm.create_model(MODEL)
+        network.get_parameter("conv1.weight").data[0, 0, 0, 0] = value
+        return resnet_hub.finetune(network, images, output_dir=tmp_path / "run", **options)
+
+    images = [(row["image"], row["label"]) for row in make_digits().select(range(180))]
+    options = {name: value for name, value in RUN.items() if name not in ("train_split", "pretrained")}
+    options["fit_fc_first"] = False
+    with pytest.raises(Stopped):
+        call(images, callbacks=[at_step_four(stop)], **options)
+    with pytest.raises(resnet_hub.UserError, match="data_fingerprint was"):
+        call([images[1], *images[1:]], **options)
+    with pytest.raises(resnet_hub.UserError, match="weights was"):
+        call(images, value=1.0, **options)
+    assert call(images, **options).report.resumed_from_step == 4
+    assert "Repeat the run" not in (tmp_path / "run/report.html").read_text()

@@ -27,6 +27,9 @@ from resnet_hub.models.packaged_weights import is_packaged
 
 _FEWEST_OF_SINGLE_VALUES = 2  # images of which BatchNorm has a variance, if each gives it one value
 
+IN_MEMORY = "a network in memory"
+"""What the record of a run calls a network that was given as an object."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StartingPoint:
@@ -139,7 +142,7 @@ def start_from(
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     start = StartingPoint(
         name=cfg["architecture"],
-        base_model="a network in memory",
+        base_model=IN_MEMORY,
         base_license=None,
         train_image_size=cfg["input_size"][1],
         digest=digest.hexdigest(),

@@ -15,6 +15,7 @@ import numpy as np
 from resnet_hub.csv_cells import from_cell
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.config.yaml_file import plain_values
+from resnet_hub.finetuning.network.build import IN_MEMORY
 from resnet_hub.finetuning.report import figures, page_tables
 from resnet_hub.finetuning.report.curves import curve_charts
 from resnet_hub.finetuning.report.figures import MAX_DRAWN_CLASSES, as_svg
@@ -270,4 +271,7 @@ def _pictures(folder: RunFolder, split: str) -> dict[int, Path]:
 def _commands(report: RunReport) -> dict[str, str]:
     repeat = "accelerate launch -m resnet_hub.finetuning --config config.yaml --output_dir ../again"
     typed = report.environment.get("command")
-    return {"Repeat the run, from its folder": repeat} | ({"Command of this run": typed} if typed else {})
+    has_names = report.recipe.get("dataset_name") or report.recipe.get("train_dir")
+    is_repeatable = has_names and report.base_model != IN_MEMORY  # a file names no objects
+    found = {"Repeat the run, from its folder": repeat} if is_repeatable else {}
+    return found | ({"Command of this run": typed} if typed else {})

@@ -73,6 +73,9 @@ _STARTING_FILES = frozenset(
     {"environment.json", "bad_images.jsonl", "plots", _LOCK, RATE_RECORD, RATE_PICTURE}
 )
 
+_HELD: set[Path] = set()
+"""Folders that this process has locked: a lock keeps other processes away, and no threads of its own."""
+
 
 class _Below:
     """The path of a file or folder of a run, by its name there."""
@@ -250,18 +253,23 @@ class RunFolder:
         """Keep other processes from running into this folder, which is made if it is not there.
 
         The lock belongs to this process, not to those that it starts, and ends with it however it ends.
-        Raises ConfigError if another process has it.
+        Raises ConfigError if another process, or another thread of this one, has it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        place = self.path.resolve()
         with self._open_lock() as file:
-            if not _lock(file):
+            if place in _HELD or not _lock(file):
                 raise ConfigError(
                     f"--output_dir {self.path} is in use: another process is fine-tuning into it. Wait for "
                     f"it, stop it (on SIGTERM it saves and ends), or name another --output_dir."
                 )
-            remove_leftovers(self.path)
-            yield
-            (self.path / _LOCK).unlink(missing_ok=True)
+            _HELD.add(place)
+            try:
+                remove_leftovers(self.path)
+                yield
+                (self.path / _LOCK).unlink(missing_ok=True)
+            finally:
+                _HELD.discard(place)
 
     def _open_lock(self) -> IO[str]:
         try:
