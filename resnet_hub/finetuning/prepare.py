@@ -64,6 +64,11 @@ def prepare(asked: FinetuneConfig, watch: PreemptionWatch, given: Given = NOTHIN
 
     Raises UserError, with nothing written, for whatever cannot be carried out.
     """
+    with watch.nothing_begun():
+        return _prepare(asked, watch)
+
+
+def _prepare(asked: FinetuneConfig, watch: PreemptionWatch) -> Run:
     folder = RunFolder(asked.run_dir)
     asked = with_options(asked, output_dir=folder.path)
     _check_request(asked, folder)

@@ -19,9 +19,9 @@ from resnet_hub.errors import RunError
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again later"
 LAUNCHED = "RESNET_HUB_LAUNCHED"
-"""Number of the launcher's process, in the environment of those it starts; they stop when it dies."""
+"""In the environment of the processes that it starts; they stop when it dies."""
 # What schedulers (TERM; USR1 by habit under SLURM), Ctrl-C and a terminal that goes away send.
-_STOP_SIGNALS = tuple(
+STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
 )
 _POLL_SECONDS = 0.1
@@ -49,7 +49,7 @@ def run_processes(
         "LOCAL_WORLD_SIZE": str(num_processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
-        LAUNCHED: str(os.getpid()),
+        LAUNCHED: "1",
     }
     processes: list[subprocess.Popen[bytes]] = []
     with _passing_on(processes) as passed_on:
@@ -107,10 +107,10 @@ def replace_handlers(handler: Callable[[int, FrameType | None], None]) -> dict[i
     """
     ignored = {
         number
-        for number in _STOP_SIGNALS
+        for number in STOP_SIGNALS
         if number not in (signal.SIGTERM, signal.SIGINT) and signal.getsignal(number) is signal.SIG_IGN
     }
-    return {number: signal.signal(number, handler) for number in _STOP_SIGNALS if number not in ignored}
+    return {number: signal.signal(number, handler) for number in STOP_SIGNALS if number not in ignored}
 
 
 def restore_handlers(previous: Mapping[int, Any]) -> None:

@@ -27,7 +27,7 @@ from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config.hyperrule import SMALL_IMAGE
 from resnet_hub.finetuning.config.options import MachineOptions, Precision
 from resnet_hub.finetuning.machine.cpu import keep_freed_memory
-from resnet_hub.finetuning.machine.preemption import was_launched
+from resnet_hub.finetuning.machine.lost_launcher import was_launched
 from resnet_hub.models.optimize import has_bf16_units
 
 logger = logging.getLogger(__name__)

@@ -1,23 +1,32 @@
 """Signals as a request to stop: at the next safe point, with everything saved, or at once."""
 
+import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from threading import Event, Thread
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
-from resnet_hub.finetuning.machine.launcher import LAUNCHED, PREEMPTED, replace_handlers, restore_handlers
+from resnet_hub.finetuning.machine.launcher import (
+    PREEMPTED,
+    STOP_SIGNALS,
+    replace_handlers,
+    restore_handlers,
+)
+from resnet_hub.finetuning.machine.lost_launcher import follow_launcher
 from resnet_hub.finetuning.machine.notebook import in_interruptible_thread, in_notebook
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 EXIT_CODE = PREEMPTED
 MESSAGE = "stopped by a signal; the same command resumes from here"
-# torchrun, accelerate launch, resnet-hub finetune
-_LAUNCHER_VARIABLES = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_BACKEND", LAUNCHED)
+_SECONDS_TO_FOLLOW = 2.0
 
 
 class Preempted(Exception):
@@ -31,8 +40,6 @@ class PreemptionWatch:
     """Turns the signals that ask to stop into a flag while it is entered; a second SIGINT kills as usual.
 
     In a thread other than the main one, and in a notebook, signals are left to those whose they are.
-    `accelerate launch` with one process dies on SIGTERM without telling its child, so a process that was
-    started by a launcher also takes the launcher's death for a request to stop.
     """
 
     def __init__(self) -> None:
@@ -42,12 +49,12 @@ class PreemptionWatch:
     @property
     def requested(self) -> bool:
         """Whether this process has been asked to stop."""
-        return self._signal is not None or launcher_is_gone()
+        return self._signal is not None
 
     def __enter__(self) -> "PreemptionWatch":
-        launcher_is_gone()  # remembers who it is
         if threading.current_thread() is threading.main_thread() and not in_notebook():
             self._previous = replace_handlers(self._note)
+        follow_launcher()
         return self
 
     def __exit__(
@@ -67,10 +74,36 @@ class PreemptionWatch:
         except Preempted as stopped:
             raise KeyboardInterrupt(str(stopped)) from None
 
+    @contextmanager
+    def nothing_begun(self) -> Iterator[None]:
+        """While entered, a signal that is not followed in seconds ends the process: nothing would be lost.
+
+        The main thread may be waiting for other processes in C++, where Python's handlers do not run, or for
+        a download. A call from Python in a single process is left to wait, as this would end that Python.
+        """
+        end = self._previous.get(signal.SIGTERM)
+        is_command = isinstance(end, _EndAtOnce)
+        if is_command or (self._previous and os.environ.get("WORLD_SIZE", "1") != "1"):
+            with _hearing(end if is_command else _EndAtOnce(lambda: logger.warning(MESSAGE))):
+                yield
+        else:
+            yield
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._signal = number
+
+
+class _EndAtOnce:
+    """A handler that ends the process with EXIT_CODE."""
+
+    def __init__(self, say: Callable[[], None]) -> None:
+        self._say = say
+
+    def __call__(self, number: int, frame: FrameType | None = None) -> None:
+        self._say()
+        os._exit(EXIT_CODE)  # an exception could be caught by whatever is being imported or sent
 
 
 @contextmanager
@@ -79,33 +112,34 @@ def ending_at_once(say: Callable[[], None]) -> Iterator[None]:
 
     For the moments in which nothing would be lost: before a run listens itself, and after its end.
     """
-    launcher_is_gone()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        say()
-        os._exit(EXIT_CODE)  # an exception could be caught by whatever is being imported or sent
-
-    previous = replace_handlers(end)
+    previous = replace_handlers(_EndAtOnce(say))
+    follow_launcher()
     try:
         yield
     finally:
         restore_handlers(previous)
 
 
-def launcher_is_gone() -> bool:
-    """Whether the launcher that started this process has ended; the first call remembers which one it is."""
-    launcher = _launcher()
-    return launcher is not None and os.getppid() != launcher
+@contextmanager
+def _hearing(end: Callable[[int], None]) -> Iterator[None]:
+    """Call `end` if this is not left within seconds after a signal that asks to stop.
 
+    Python's own handler in C writes the number of each signal to a socket, whatever the main thread does.
+    """
+    ours, pythons = socket.socketpair()
+    pythons.setblocking(False)
+    is_left = Event()
 
-def was_launched() -> bool:
-    """Whether torchrun, `accelerate launch` or `resnet-hub finetune` started this process."""
-    return any(name in os.environ for name in _LAUNCHER_VARIABLES)
+    def listen() -> None:
+        while number := ours.recv(1):
+            if number[0] in STOP_SIGNALS and not is_left.wait(_SECONDS_TO_FOLLOW):
+                end(number[0])
 
-
-@cache
-def _launcher() -> int | None:
-    if not was_launched():
-        return None
-    ours = os.environ.get(LAUNCHED, "")  # it says who it is, so that it may die before anybody looks
-    return int(ours) if ours.isdigit() else os.getppid()
+    previous = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+    Thread(target=listen, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_left.set()
+        signal.set_wakeup_fd(previous)
+        pythons.close()  # ends the thread
