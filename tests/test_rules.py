@@ -14,7 +14,7 @@ PACKAGE = ROOT / "resnet_hub"
 
 # The rooms of the house from the ground up: each may import those before it, and itself.
 ROOMS = (
-    "errors terminal csv_cells files plain_yaml cache_store cores results timm_hook",
+    "errors terminal csv_cells files plain_yaml cache_store cores shared_memory results timm_hook",
     "images downloads models cards hub prediction formats",
     "finetuning.config finetuning.machine finetuning.network finetuning.data finetuning.batches",
     "finetuning.engine finetuning.run_folder finetuning.report finetuning.training",

@@ -65,10 +65,10 @@ def prepare(asked: FinetuneConfig, watch: PreemptionWatch, given: Given = NOTHIN
     Raises UserError, with nothing written, for whatever cannot be carried out.
     """
     with watch.nothing_begun():
-        return _prepare(asked, watch)
+        return _prepare(asked, watch, given)
 
 
-def _prepare(asked: FinetuneConfig, watch: PreemptionWatch) -> Run:
+def _prepare(asked: FinetuneConfig, watch: PreemptionWatch, given: Given) -> Run:
     folder = RunFolder(asked.run_dir)
     asked = with_options(asked, output_dir=folder.path)
     _check_request(asked, folder)
@@ -108,6 +108,7 @@ def _prepare(asked: FinetuneConfig, watch: PreemptionWatch) -> Run:
         loading=LoaderOptions.of_machine(
             machine,
             num_workers=choose_num_workers(asked.dataloader_num_workers, machine, preprocessing.image_size),
+            batch_bytes=_largest_batch_bytes(settings, preprocessing),
             wait_seconds=settings.machine.ddp_timeout,
         ),
         crew=crew,
@@ -272,6 +273,12 @@ def _images_seen() -> FactsMemory:
     return FactsMemory(Path(datasets.config.HF_DATASETS_CACHE) / "resnet_hub" / "images_seen")
 
 
+def _largest_batch_bytes(settings: Settings, preprocessing: Preprocessing) -> int:
+    schedule, sizes = settings.schedule, (*settings.images.epoch_sizes, *preprocessing.image_size)
+    most = max(schedule.per_device_train_batch_size, schedule.per_device_eval_batch_size)
+    return most * preprocessing.num_channels * max(sizes) ** 2
+
+
 def _plan(settings: Settings, machine: Machine, *, num_train: int) -> EpochPlan:
     schedule = settings.schedule
     plan = EpochPlan(
@@ -313,7 +320,7 @@ def _check_features_fit(run: Run) -> None:
         return
     model: Any = run.model
     values = settings.probe.feature_views * len(run.data.train) * model.head_hidden_size
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # each has all of them
+    processes = run.machine.local_processes  # each has all of them
     needed, there = 4 * values * _COPIES_OF_FEATURES * processes, psutil.virtual_memory().available
     if needed > there:
         raise ConfigError(

@@ -228,7 +228,9 @@ def _compute(
         EvaluationTransform(preprocessing),
         batch_size=request.batch_size,
         options=LoaderOptions.of_machine(
-            machine, num_workers=choose_num_workers(request.num_workers, machine, preprocessing.image_size)
+            machine,
+            num_workers=choose_num_workers(request.num_workers, machine, preprocessing.image_size),
+            batch_bytes=request.batch_size * preprocessing.num_bytes,
         ),
     )
     return compute_split(

@@ -46,6 +46,11 @@ class Preprocessing:
         return len(self.mean)
 
     @property
+    def num_bytes(self) -> int:
+        """Of one image's pixels, as uint8."""
+        return math.prod(self.image_size) * self.num_channels
+
+    @property
     def mode(self) -> ColorMode:
         """The PIL mode that images have to be opened in."""
         return color_mode(self.num_channels)

@@ -17,8 +17,10 @@ from resnet_hub.prediction.classify import (
     compute_probabilities,
     most_probable,
 )
+from resnet_hub.shared_memory import fit_workers
 
 _MAX_WORKERS = 16
+_AHEAD = 2  # batches that each reads ahead
 _FEW_IMAGES = 64  # for so many, starting loader processes takes longer than they save
 
 
@@ -75,8 +77,13 @@ def predict_images(
     preprocessing = Preprocessing.of_model(model)
     model = model.eval().to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     workers = _choose_workers(len(images), device) if num_workers is None else num_workers
+    workers, ahead = fit_workers(workers, _AHEAD, batch_bytes=batch_size * preprocessing.num_bytes)
     loader = DataLoader(
-        _Decoded(images, preprocessing), batch_size=batch_size, num_workers=workers, collate_fn=_as_it_is
+        _Decoded(images, preprocessing),
+        batch_size=batch_size,
+        num_workers=workers,
+        prefetch_factor=ahead if workers else None,
+        collate_fn=_as_it_is,
     )
     for batch in loader:
         good = [(name, pixels) for name, pixels, _ in batch if pixels is not None]

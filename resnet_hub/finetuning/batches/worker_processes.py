@@ -7,23 +7,26 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from resnet_hub.errors import RunError
 from resnet_hub.finetuning.machine.machine import Machine
+from resnet_hub.shared_memory import ADVICE, FOLDER, fit_workers
 
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 600.0
-_PREFETCH = 4  # batches that each worker reads ahead; enough to ride out an epoch's largest images
+_AHEAD = 4  # batches that each worker reads ahead; enough to ride out an epoch's largest images
 _POLL_SECONDS = 2
+_IS_OF_SHARED_MEMORY = "shared memory"  # in what torch says where there is too little
+_SIGBUS = getattr(signal, "SIGBUS", 0)  # what a write to it ends with that was promised and is not there
 
 T = TypeVar("T")
 
@@ -36,6 +39,8 @@ class LoaderOptions:
     world_size: int = 1
     num_workers: int = 0
     """Worker processes; 0 loads in this process."""
+    batches_ahead: int = _AHEAD
+    """Batches that each of them reads ahead."""
     pin_memory: bool = False
     """Whether batches are copied to memory from which a GPU can fetch them."""
     wait_seconds: float = WAIT_SECONDS
@@ -43,13 +48,17 @@ class LoaderOptions:
 
     @classmethod
     def of_machine(
-        cls, machine: Machine, *, num_workers: int, wait_seconds: float = WAIT_SECONDS
+        cls, machine: Machine, *, num_workers: int, batch_bytes: int, wait_seconds: float = WAIT_SECONDS
     ) -> "LoaderOptions":
-        """Those of this process of a run."""
+        """Those of this process of a run, with fewer workers where batches of so many bytes would not fit."""
+        num_workers, ahead = fit_workers(
+            num_workers, _AHEAD, batch_bytes=batch_bytes, processes=machine.local_processes
+        )
         return cls(
             rank=machine.rank,
             world_size=machine.world_size,
             num_workers=num_workers,
+            batches_ahead=ahead,
             pin_memory=machine.accelerator.device.type == "cuda",
             wait_seconds=wait_seconds,
         )
@@ -96,7 +105,11 @@ class LastingLoader(Generic[T]):
                         f"memory, 0 loads in the main process; the same command resumes."
                     ) from lost
                 failed_at = done
-                logger.warning("%s; they are replaced and the run continues.", lost)
+                if isinstance(lost, _SharedMemoryFull):
+                    self._options = replace(self._options, num_workers=0)
+                    logger.warning("%s. The main process loads its batches itself from here on.", lost)
+                else:
+                    logger.warning("%s; they are replaced and the run continues.", lost)
                 self._replace_workers()
 
     def _series(self, keys: Iterable[Any]) -> Iterator[T]:
@@ -135,6 +148,8 @@ class LastingLoader(Generic[T]):
                 return next(batches, None)
             except (RuntimeError, OSError, EOFError) as error:  # the latter two: it died while handing over
                 self._check_workers(error)
+                if _IS_OF_SHARED_MEMORY in str(error):
+                    raise _SharedMemoryFull from error
                 if not _is_timeout(error):
                     raise
                 if time.monotonic() > until:
@@ -143,6 +158,8 @@ class LastingLoader(Generic[T]):
     def _check_workers(self, error: Exception) -> None:
         """Raise _WorkersLost, because of the error, if a worker has ended."""
         dead = [worker for worker in self._workers if worker.exitcode is not None]
+        if any(worker.exitcode == -_SIGBUS for worker in dead):
+            raise _SharedMemoryFull from error
         if dead:
             ends = sorted({_describe_end(worker.exitcode) for worker in dead})
             raise _WorkersLost(f"Loader processes have ended ({', '.join(ends)})") from error
@@ -160,10 +177,10 @@ class LastingLoader(Generic[T]):
         return DataLoader(
             self._images,
             batch_sampler=self._keys,  # pyright: ignore[reportArgumentType]  its keys are not lists
-            collate_fn=_as_it_is,
+            collate_fn=_in_shared_memory,
             num_workers=self._options.num_workers,
             persistent_workers=has_workers,
-            prefetch_factor=_PREFETCH if has_workers else None,
+            prefetch_factor=self._options.batches_ahead if has_workers else None,
             pin_memory=self._options.pin_memory,
             timeout=_POLL_SECONDS if has_workers else 0,
             worker_init_fn=partial(_leave_signals_to_parent, _parent_exits()) if has_workers else None,
@@ -196,6 +213,13 @@ class _WorkersLost(Exception):
     """Workers ended or hang."""
 
 
+class _SharedMemoryFull(_WorkersLost):
+    """Workers could not hand a batch over."""
+
+    def __str__(self) -> str:
+        return f"Loader processes found {FOLDER} full (in a container, {ADVICE})"
+
+
 class _Keys:
     """The keys of the series that is being loaded."""
 
@@ -217,7 +241,15 @@ def _describe_end(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def _as_it_is(batch: Any) -> Any:
+def _in_shared_memory(batch: Any) -> Any:
+    """Move what a worker made to where it is handed over from.
+
+    torch would do so in a thread of its own, in which a failure loses the batch, and nobody hears of it.
+    """
+    if get_worker_info() is not None:
+        for part in batch:
+            if isinstance(part, Tensor):
+                part.share_memory_()
     return batch
 
 

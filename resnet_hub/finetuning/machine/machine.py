@@ -47,6 +47,8 @@ class Machine:
     num_threads: int
     num_cores: int
     """Cores that each process may use, after sharing with the other processes of this machine."""
+    local_processes: int
+    """Processes of the run on this machine."""
     memory_format: torch.memory_format
     sync_batchnorm: bool = False
     """Whether BatchNorm is over the batches of all processes; decided with the batches."""
@@ -185,6 +187,7 @@ def start_machine(asked: MachineOptions, *, finds_unused: bool = False) -> Machi
         precision=precision,
         num_threads=torch.get_num_threads(),
         num_cores=num_cores,
+        local_processes=local_processes,
         memory_format=torch.channels_last,
         speakers=_speakers(accelerator, timeout),
     )

@@ -63,7 +63,6 @@ FINETUNE += "sys.exit(run([sys.executable, *sys.argv[1:]], 2, environment={}))"
 LAUNCHERS = {
     "torchrun": (SCRIPTS / "torchrun", "--standalone", "--nproc_per_node", "2"),
     "accelerate": (SCRIPTS / "accelerate", "launch", "--quiet"),
-    "accelerate, two": (SCRIPTS / "accelerate", "launch", "--cpu", "--num_processes", "2"),
     "ours": (sys.executable, "-c", FINETUNE),
     "torchrun, through a shell": (
         *(SCRIPTS / "torchrun", "--standalone", "--nproc_per_node", "2", "--no_python"),
