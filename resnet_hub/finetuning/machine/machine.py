@@ -13,12 +13,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    DistributedType,
-    DynamoBackend,
-    InitProcessGroupKwargs,
-)
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
@@ -26,6 +21,7 @@ from resnet_hub.cores import available_cores
 from resnet_hub.errors import ConfigError
 from resnet_hub.finetuning.config.hyperrule import SMALL_IMAGE
 from resnet_hub.finetuning.config.options import MachineOptions, Precision
+from resnet_hub.finetuning.machine.accelerate_settings import refuse_other_settings
 from resnet_hub.finetuning.machine.cpu import keep_freed_memory
 from resnet_hub.finetuning.machine.lost_launcher import was_launched
 from resnet_hub.models.optimize import has_bf16_units
@@ -154,6 +150,7 @@ def start_machine(asked: MachineOptions, *, finds_unused: bool = False) -> Machi
     With `finds_unused`, some weights may get no gradient in a step. Raises ConfigError for a precision that
     the machine does not compute in.
     """
+    refuse_other_settings()
     cpu_only = _is_cpu_only()
     precision = _choose_precision(asked.mixed_precision, cpu_only=cpu_only)
     timeout = timedelta(seconds=asked.ddp_timeout)
@@ -173,7 +170,6 @@ def start_machine(asked: MachineOptions, *, finds_unused: bool = False) -> Machi
         )
     except ValueError as error:  # a device without bf16, or another precision earlier in this Python process
         raise ConfigError(f"--mixed_precision {precision} cannot be had here: {error}") from error
-    _refuse_other_engines(accelerator)
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     num_cores = max(1, available_cores() // local_processes)
     torch.set_num_threads(_choose_num_threads(num_cores if cpu_only else min(num_cores, 4)))
@@ -231,25 +227,6 @@ def _choose_num_threads(most: int) -> int:
 def _is_cpu_only() -> bool:
     forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return forced or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-
-
-def _refuse_other_engines(accelerator: Accelerator) -> None:
-    """Raise ConfigError for settings of `accelerate config` that the checkpoints and exports do not know."""
-    engine = accelerator.distributed_type
-    if engine in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM):
-        raise ConfigError(
-            f"accelerate is set to {engine.value}, and runs here copy the whole network to every process "
-            f"(DDP), for which ResNets are small enough. Type `accelerate launch --multi_gpu`, or set it so "
-            f"in `accelerate config`."
-        )
-    plugin = accelerator.state.dynamo_plugin
-    compiler = DynamoBackend.NO if plugin is None else plugin.backend
-    if compiler != DynamoBackend.NO:
-        raise ConfigError(
-            f"accelerate is set to compile with {compiler.value.lower()}, and checkpoints here know the "
-            f"network as it is. Type `--dynamo_backend no` after `accelerate launch`, or set it so in "
-            f"`accelerate config`, and --torch_compile after the recipe."
-        )
 
 
 def _choose_precision(wanted: Precision, *, cpu_only: bool) -> str:

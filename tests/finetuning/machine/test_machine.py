@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from resnet_hub.cores import available_cores
@@ -18,7 +17,6 @@ from resnet_hub.finetuning.config.options import MachineOptions
 from resnet_hub.finetuning.machine import machine as machines
 from resnet_hub.finetuning.machine.machine import (
     _choose_num_threads,
-    _refuse_other_engines,
     choose_num_workers,
     start_machine,
 )
@@ -110,20 +108,3 @@ def test_beside_a_gpu_every_core_loads_large_images_and_a_few_load_small_ones():
     assert choose_num_workers(None, machine, (224, 224)) == 12
     assert choose_num_workers(None, machine, (32, 32)) == 4
     assert choose_num_workers(None, replace(machine, num_cores=2), (32, 32)) == 2
-
-
-def test_compiling_by_accelerate_is_refused_before_anything_is_written(tmp_path: Path):
-    """The checkpoints would have other names for the weights, and no run could read them."""
-    command = finetune_command(*TINY, "--output_dir", tmp_path / "run")
-    done = run_command(command, ACCELERATE_DYNAMO_BACKEND="INDUCTOR")
-    assert done.returncode == 2, done.stderr
-    assert "--dynamo_backend no" in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("engine", [DistributedType.FSDP, DistributedType.DEEPSPEED])
-def test_engines_that_cut_the_network_up_are_refused(engine: DistributedType):
-    """They need GPUs, so what accelerate says of itself is put here by hand."""
-    accelerator: Any = SimpleNamespace(distributed_type=engine)
-    with pytest.raises(ConfigError, match="accelerate launch --multi_gpu"):
-        _refuse_other_engines(accelerator)
