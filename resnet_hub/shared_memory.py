@@ -11,7 +11,8 @@ FOLDER = Path("/dev/shm")
 ADVICE = "docker run --shm-size 8g or --ipc=host makes it larger"
 _MOST_BYTES = 4e9  # that wait in a process; more of them would not arrive sooner
 _SHARE = 0.8  # of what is free now
-_WORKER_BYTES = 32_768  # semaphores of its queues, a page each
+_QUEUE_BYTES = 262_144  # semaphores of the queues of several loaders, a page each
+_PAGES = 3 * 4096  # at most lost to rounding the parts of a batch up
 _IN_USE = 3  # batches that were handed over and are not freed yet
 
 
@@ -32,9 +33,9 @@ def fit_workers(
     """
     if num_workers == 0:
         return 0, ahead
-    room = min(_free_bytes(folder) * _SHARE / processes, _MOST_BYTES)
-    fits = int(room / batch_bytes) - _IN_USE
-    workers = max(0, min(num_workers, fits, int(room / (_WORKER_BYTES + batch_bytes))))
+    room = min(_free_bytes(folder) * _SHARE / processes - _QUEUE_BYTES, _MOST_BYTES)
+    fits = int(room / (batch_bytes + _PAGES)) - _IN_USE
+    workers = max(0, min(num_workers, fits))
     there_are = workers, min(ahead, fits // workers) if workers else ahead
     if there_are != (num_workers, ahead) and room < _MOST_BYTES:
         logger.warning(

@@ -1,6 +1,7 @@
 """Processes that load batches, replaced when they die: a batch is a function of its key, nothing is lost."""
 
 import atexit
+import errno
 import logging
 import multiprocessing
 import os
@@ -131,6 +132,8 @@ class LastingLoader(Generic[T]):
             batches = iter(self._loader)
         except (RuntimeError, OSError, EOFError) as error:  # those of before do not answer
             self._check_workers(error)
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # not even for semaphores
+                raise _SharedMemoryFull from error
             if not _is_timeout(error):
                 raise
             raise _WorkersLost("Loader processes that waited do not answer") from error
