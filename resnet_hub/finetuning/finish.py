@@ -1,6 +1,5 @@
 """After training: the numbers, the predictions, the pictures, and the exported model."""
 
-import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -162,7 +161,7 @@ def publish(folder: RunFolder, config: FinetuneConfig, *, was_asked: bool) -> No
 def _make_report(run: Run, training: Training, scores: dict[str, Score | None]) -> RunReport:
     progress, data = training.progress, run.data
     training.trainer.stopwatch.settle()
-    environment = json.loads(run.folder.environment.read_text(encoding="utf-8"))
+    environment = dict(run.folder.records()["environment"])
     environment.pop("cwd", None)
     return RunReport(
         **data.dataset_fields(),

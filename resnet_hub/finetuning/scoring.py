@@ -169,18 +169,17 @@ def _preprocessing(request: ValidationRequest, model: nn.Module) -> Preprocessin
 
 def _load_run_data(request: ValidationRequest) -> _Data:
     """The splits that a run was measured on, as its `config.yaml` makes them again."""
-    folder = Path(request.model)
-    if not (folder / "config.yaml").is_file():
+    folder = RunFolder(Path(request.model))
+    if not (records := folder.records()):
         raise DataError(
             f"Say what to score {request.model} on: --dataset_name NAME. Only a run's folder remembers its "
             "data."
         )
-    data = load_data(RunFolder(folder).begun_config())
-    facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["facts"]
-    if facts["data_fingerprint"] != data.fingerprint:
+    data = load_data(folder.begun_config())
+    if records["environment"]["facts"]["data_fingerprint"] != data.fingerprint:
         raise DataError(
-            f"The data set {data.dataset} is no longer the one that {folder} was trained and measured on. To "
-            "score the model on it as it is now, name it: --dataset_name and --split."
+            f"The data set {data.dataset} is no longer the one that {folder.path} was trained and measured "
+            "on. To score the model on it as it is now, name it: --dataset_name and --split."
         )
     splits = data.evaluated
     if request.split is not None:
@@ -189,7 +188,7 @@ def _load_run_data(request: ValidationRequest) -> _Data:
         splits = {request.split: splits[request.split]}
     if not splits:
         raise DataError(
-            f"{folder} has neither a validation nor a test split. Name one: --dataset_name, --split."
+            f"{folder.path} has neither a validation nor a test split. Name one: --dataset_name, --split."
         )
     return _Data(**data.dataset_fields(), splits=splits)
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from resnet_hub.errors import DataError
 from resnet_hub.files import atomic_file
 
 
@@ -84,9 +85,19 @@ def write_predictions(parts: Sequence[Predictions], class_names: Sequence[str], 
 def read_predictions(
     path: Path, split: str, class_names: Sequence[str], *, multi_label: bool
 ) -> Predictions | None:
-    """The predictions on one split; None where the file has none."""
+    """The predictions on one split; None where the file has none. Raises DataError if it is damaged."""
     if not path.is_file():
         return None
+    try:
+        return _read(path, split, class_names, multi_label=multi_label)
+    except (OSError, ValueError, KeyError) as error:  # of pyarrow, too
+        raise DataError(
+            f"{path} is damaged ({str(error)[:100]}). Remove it to do without, or write it again: resnet-hub "
+            f"validate {path.parent} --output_dir NEW"
+        ) from error
+
+
+def _read(path: Path, split: str, class_names: Sequence[str], *, multi_label: bool) -> Predictions | None:
     table = pq.read_table(path, columns=["row", "label", "probabilities"], filters=[("split", "==", split)])
     if not table.num_rows:
         return None

@@ -25,7 +25,7 @@ from resnet_hub.files import atomic_folder, remove_leftovers
 logger = logging.getLogger(__name__)
 
 KEPT = 2
-_MANIFEST = "manifest.json"
+_MANIFEST, _VALUES, _MODEL = "manifest.json", "values.json", "model.safetensors"
 _NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 
 
@@ -54,7 +54,7 @@ def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
         for name, group in checkpoint.tensors.items():
             plain = {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}
             save_file(plain, scratch / f"{name}.safetensors")
-        (scratch / "values.json").write_text(json.dumps(checkpoint.values), encoding="utf-8")
+        (scratch / _VALUES).write_text(json.dumps(checkpoint.values), encoding="utf-8")
         hashes = {path.name: _sha256(path) for path in sorted(scratch.iterdir())}
         (scratch / _MANIFEST).write_text(json.dumps({"sha256": hashes}), encoding="utf-8")
     newest_first = _newest_first(folder)
@@ -88,17 +88,40 @@ def read_newest_checkpoint(folder: Path) -> Checkpoint | None:
 
 def find_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint's folder, naming the file; None if nothing is."""
-    try:
-        hashes = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    hashes = _hashes(path)
+    if hashes is None:
         return f"{path / _MANIFEST} is missing or unreadable"
     for name, expected in hashes.items():
         file = path / Path(name).name
-        if not file.is_file():
-            return f"{file} is missing"
-        if _sha256(file) != expected:
-            return f"{file} is not what was written (its sha256 differs)"
+        try:
+            if _sha256(file) != expected:
+                return f"{file} is not what was written (its sha256 differs)"
+        except OSError as error:
+            return f"{file} is missing or unreadable ({error.strerror})"
     return None
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether there is a checkpoint, whole or damaged."""
+    return bool(_newest_first(folder))
+
+
+def newest_values(folder: Path) -> Mapping[str, Any]:
+    """The values of the newest checkpoint in which they are whole; its tensors are not looked at."""
+    for path in _newest_first(folder):
+        hashes, file = _hashes(path), path / _VALUES
+        if hashes and file.is_file() and _sha256(file) == hashes[_VALUES]:
+            return json.loads(file.read_text(encoding="utf-8"))
+    return {}
+
+
+def _hashes(path: Path) -> dict[str, str] | None:
+    """The sums that the manifest of a checkpoint lists; None where it is damaged."""
+    try:
+        hashes = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        return dict(hashes) if {_MODEL, _VALUES} <= hashes.keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def remove_damaged(folder: Path) -> None:
@@ -107,7 +130,7 @@ def remove_damaged(folder: Path) -> None:
     for path in _newest_first(folder):
         if find_damage(path) is None:
             for other in damaged:
-                shutil.rmtree(other)
+                shutil.rmtree(other, ignore_errors=True)
             return
         damaged.append(path)
 
@@ -154,12 +177,13 @@ def _laid_out_like(tensor: Tensor, parameter: Tensor) -> Tensor:
 def _read(path: Path) -> Checkpoint:
     return Checkpoint(
         tensors={file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))},
-        values=json.loads((path / "values.json").read_text(encoding="utf-8")),
+        values=json.loads((path / _VALUES).read_text(encoding="utf-8")),
     )
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    paths = folder.iterdir() if folder.is_dir() else ()
+    found = [path for path in paths if _NAME.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=_age, reverse=True)
 
 

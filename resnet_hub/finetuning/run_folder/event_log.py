@@ -4,15 +4,27 @@ import json
 import logging
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from resnet_hub.files import fsync, open_without_links
+from resnet_hub.files import fsync, open_without_links, write_atomically
 
 logger = logging.getLogger(__name__)
 
 ENVELOPE = ("event", "step", "epoch", "time")
 """What each line of the log has besides the numbers of its event."""
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a log; lines that are damaged are passed over."""
+    events = []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        with suppress(ValueError, RecursionError):
+            event = json.loads(line)
+            if isinstance(event, dict) and set(ENVELOPE) <= event.keys():
+                events.append(event)
+    return events
 
 
 class EventLog:
@@ -68,6 +80,19 @@ class EventLog:
         dropped = self._path.read_bytes()[size:].count(b"\n")
         os.truncate(self._path, size)
         return dropped
+
+    def mend(self, size: int, *, step: int) -> None:
+        """Drop what is no event, and warn if some of the `size` bytes before a step are lost."""
+        events = read_events(self._path)
+        whole = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events)
+        if len(whole.encode()) < size:
+            logger.warning(
+                "%s is damaged: some of its events before step %d are lost, and the curves lack them. The "
+                "weights are not concerned.",
+                *(self._path, step),
+            )
+        if self._path.exists() and self._path.read_bytes() != whole.encode():
+            write_atomically(self._path, whole)
 
     def _size(self) -> int:
         return self._path.stat().st_size if self._path.exists() else 0

@@ -19,9 +19,13 @@ from resnet_hub.files import (
     write_atomically,
 )
 from resnet_hub.finetuning.config.options import FinetuneConfig, Resume, with_options
-from resnet_hub.finetuning.config.yaml_file import load_config, plain_values, save_config
+from resnet_hub.finetuning.config.yaml_file import (
+    plain_values,
+)
 from resnet_hub.finetuning.data.sources.open import DIGITS
 from resnet_hub.finetuning.run_folder.environment import describe_environment, package_versions
+from resnet_hub.finetuning.run_folder.event_log import read_events
+from resnet_hub.finetuning.run_folder.records import config_of, read_records, write_records
 
 try:
     import fcntl
@@ -77,6 +81,12 @@ _HELD: set[Path] = set()
 """Folders that this process has locked: a lock keeps other processes away, and no threads of its own."""
 
 
+_FILES = (
+    *("config.yaml", "environment.json", "metrics.jsonl", "report.json", "report.html", "published.json"),
+    *("bad_images.jsonl", "predictions.parquet", "suspects.csv", "example.png", _LOCK),
+)
+
+
 class _Below:
     """The path of a file or folder of a run, by its name there."""
 
@@ -118,8 +128,9 @@ class RunFolder:
 
         Also where the run and its data were moved together: then the folder of the run leads there.
         """
-        config = FinetuneConfig(**load_config(self.config))
-        begun_in = json.loads(self.environment.read_text(encoding="utf-8")).get("cwd")
+        records = self.records()
+        config = config_of(records)
+        begun_in = records["environment"].get("cwd")
         places = [] if begun_in is None else [Path(begun_in)]
         run, output_dir = self.path.resolve(), config.run_dir
         if not output_dir.is_absolute() and run.parts[-len(output_dir.parts) :] == output_dir.parts:
@@ -132,15 +143,43 @@ class RunFolder:
                 found[name] = str(there)
         return with_options(config, **found)
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the report is there; one that is damaged is made again from the last checkpoint."""
+        try:
+            return isinstance(json.loads(self.report.read_text(encoding="utf-8")), dict)
+        except FileNotFoundError:
+            return False
+        except ValueError:
+            logger.warning("%s is damaged; the run is measured again.", self.report)
+            return False
+
+    def records(self) -> dict[str, Any]:
+        """`config` and `environment` of the run as it began, also from a checkpoint; empty where none has.
+
+        Raises ConfigError, with what to do, where they are damaged.
+        """
+        return read_records(self.config, self.environment, self.checkpoints)
+
+    def _check_kinds(self) -> None:
+        """Raise ConfigError for a folder where a run writes a file, or a file where it has a folder."""
+        for path in (*(self.path / name for name in _FILES), *self.plots.glob("*.png")):
+            if path.is_dir():
+                raise ConfigError(f"{path} is a folder, and a run writes a file there. Move it away.")
+        for path in (self.plots, self.examples, self.checkpoints, self.export):
+            if path.exists() and not path.is_dir():
+                raise ConfigError(f"{path} is a file, and a run has a folder there. Move it away.")
+
     def check_usable(self, resume: Resume) -> None:
         """Raise ConfigError if a run may not use this folder; writes nothing."""
-        if self.report.exists():
+        if self.is_finished:
             raise ConfigError(
                 f"--output_dir {self.path} holds a finished run. Its report is {self.report}, its model "
                 f"{self.export}. For a new run name another --output_dir."
             )
         check_can_hold_files(self.path, flag="output_dir")
-        is_unfinished = self.config.exists()
+        self._check_kinds()
+        is_unfinished = bool(self.records())
         if is_unfinished and resume == "never":
             raise ConfigError(
                 f"--output_dir {self.path} holds an unfinished run, which --resume never leaves alone. "
@@ -182,7 +221,7 @@ class RunFolder:
         Processes besides the main one do not publish, so for them it does not matter whether that one has
         done it by now.
         """
-        if not (config.push_to_hub and self.report.exists() and self.config.exists()):
+        if not (config.push_to_hub and self.is_finished):
             return False
         if self.published.exists() and os.environ.get("RANK", "0") == "0":
             return False
@@ -190,13 +229,13 @@ class RunFolder:
 
     def is_free_for(self, config: FinetuneConfig) -> bool:
         """Whether a run of this configuration can begin here, resume, or only has to be published."""
-        if self.report.exists():
+        if self.is_finished:
             return self.awaits_publishing(config)
-        return self._is_of(config) if self.config.exists() else not self._has_foreign_files()
+        return self._is_of(config) if self.records() else not self._has_foreign_files()
 
     def _is_of(self, config: FinetuneConfig) -> bool:
         """Whether the run here was asked for by this configuration; options left open count as the same."""
-        before = plain_values(FinetuneConfig(**load_config(self.config)))
+        before = plain_values(config_of(self.records()))
         typed = {name: value for name, value in plain_values(config).items() if value is not None}
         return all(before[name] == value for name, value in typed.items() if name not in _FREE_TO_CHANGE)
 
@@ -210,12 +249,13 @@ class RunFolder:
         `facts` are what a run rests on besides its configuration: fingerprint of the data, class names,
         images per step.
         """
-        if not self.config.exists():
+        records = self.records()
+        if not records:
             return
-        before = plain_values(FinetuneConfig(**load_config(self.config)))
+        before = plain_values(config_of(records))
         now = plain_values(config)
         pairs = {name: (before[name], now[name]) for name in now if name not in _FREE_TO_CHANGE}
-        old_facts = json.loads(self.environment.read_text(encoding="utf-8"))["facts"]
+        old_facts = records["environment"]["facts"]
         pairs |= {name: (old_facts.get(name), value) for name, value in facts.items()}
         differences = [f"{name} was {old!r}, is {new!r}" for name, (old, new) in pairs.items() if old != new]
         if differences:
@@ -239,14 +279,15 @@ class RunFolder:
         """
         self.check_usable(config.resume)
         self.check_same_run(config, facts=facts)
-        if self.config.exists():
-            return
         self.plots.mkdir(parents=True, exist_ok=True)
+        if records := self.records():
+            write_records(records, self.config, self.environment, again=True)
+            return
         # Of the working folder relative paths start; the report, which travels, does without it.
         record = {"facts": facts, "machine": machine, "cwd": str(Path.cwd())} | describe_environment()
-        write_atomically(self.environment, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         self.write_bad_images(bad_images)
-        save_config(config, self.config)
+        records = {"config": plain_values(config), "environment": record}
+        write_records(records, self.config, self.environment, again=False)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -285,8 +326,8 @@ class RunFolder:
         self, config: FinetuneConfig, machine: Mapping[str, Any]
     ) -> dict[str, tuple[Any, Any]]:
         """Before and now of what is not as when the run began: machine, packages, batches, compiling."""
-        begun = json.loads(self.environment.read_text(encoding="utf-8"))
-        options_begun = plain_values(FinetuneConfig(**load_config(self.config)))
+        records = self.records()
+        begun, options_begun = records["environment"], plain_values(config_of(records))
         before = begun["machine"] | begun["versions"] | {name: options_begun[name] for name in _REPORTED}
         options = plain_values(config)
         now = dict(machine) | package_versions() | {name: options[name] for name in _REPORTED}
@@ -306,9 +347,7 @@ class RunFolder:
 
     def events(self) -> list[dict[str, Any]]:
         """All events so far."""
-        if not self.metrics.exists():
-            return []
-        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        return read_events(self.metrics)
 
 
 def _as_line(record: Mapping[str, Any]) -> str:

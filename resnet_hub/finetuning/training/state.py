@@ -160,6 +160,7 @@ def save(run: Run, training: Training, *, must: bool = False) -> None:
             "progress": asdict(training.progress),
             "micro_batch": run.settings.schedule.per_device_train_batch_size,
             "log_size": training.log.size(),
+            "records": run.folder.records(),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
         write_checkpoint(
@@ -219,6 +220,7 @@ def _tidy_up(run: Run, log: EventLog, checkpoint: Checkpoint | None, progress: P
     """Put the folder's records where the checkpoint left them, and say what is not as it was."""
     dropped = log.rewind(checkpoint.values["log_size"] if checkpoint else 0)
     if checkpoint is not None:
+        log.mend(checkpoint.values["log_size"], step=progress.step)
         run.folder.write_bad_images(all_left_out(run, progress))
     elif dropped:
         logger.warning(
