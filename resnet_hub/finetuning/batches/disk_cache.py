@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+import mmap
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -103,7 +104,8 @@ class ReducedImages:
     reduction: Reduction
     shards: tuple[Path | None, ...]
     """The file of each _SHARD images; None where there is none."""
-    _mapped: dict[int, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
+    _mapped: dict[int, mmap.mmap] = field(default_factory=dict, repr=False)
+    _cut: set[int] = field(default_factory=set, repr=False)
 
     @property
     def labels(self) -> NDArray[Any]:
@@ -132,16 +134,29 @@ class ReducedImages:
         shape = (height, width, self.reduction.num_channels)
         start, count = int(self._starts[index]), math.prod(shape)
         try:
-            if number not in self._mapped and len(self._mapped) < _most_mapped():
-                # "c": torch wants memory that may be written; nothing is, and all workers share the pages.
-                self._mapped[number] = np.memmap(path, dtype=np.uint8, mode="c")
-            if number in self._mapped:
-                pixels = self._mapped[number][start : start + count]
-            else:
+            mapped = self._map(number, path)
+            if mapped is None:
                 pixels = np.fromfile(path, dtype=np.uint8, count=count, offset=start)
+            elif mapped.size() < start + count:  # cut since it was mapped: what is not there is a bus error
+                pixels = np.empty(0, np.uint8)
+            else:
+                pixels = np.frombuffer(mapped, np.uint8, count, start)
         except (OSError, ValueError):  # removed meanwhile, to make room for another run, or empty
             return None
-        return pixels.reshape(shape) if pixels.size == count else None
+        if pixels.size == count:
+            return pixels.reshape(shape)
+        if number not in self._cut:
+            self._cut.add(number)
+            logger.warning("%s was cut short while it was in use; its images are decoded each time.", path)
+        return None
+
+    def _map(self, number: int, path: Path) -> mmap.mmap | None:
+        """The file in memory that all workers share; None where too many are already."""
+        if number not in self._mapped and len(self._mapped) < _most_mapped():
+            with path.open("rb") as file:
+                # A copy on writing, of which there are none: torch wants memory that may be written.
+                self._mapped[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return self._mapped.get(number)
 
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:
@@ -158,7 +173,7 @@ class ReducedImages:
     def __getstate__(self) -> dict[str, Any]:
         """A worker that is not forked maps the files itself; otherwise it would be sent their content."""
         fields = ("split", "reduction", "shards")
-        return {name: self.__dict__[name] for name in fields} | {"_mapped": {}}
+        return {name: self.__dict__[name] for name in fields} | {"_mapped": {}, "_cut": set()}
 
 
 def _most_mapped() -> int:

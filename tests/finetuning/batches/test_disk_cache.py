@@ -227,6 +227,20 @@ def test_another_size_is_another_cache(split: Split, tmp_path: Path, built: list
     assert len(set(built)) == 12
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_file_that_is_cut_while_it_is_mapped_costs_no_process_and_no_pixel(
+    num_workers: int, split: Split, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    expected = seen(batches_of(cached(split, tmp_path / "other", limit=0)).epoch(1))
+    batches = batches_of(cached(split, tmp_path / "cache"), num_workers=num_workers)
+    list(batches.epoch(0))  # every worker has mapped some
+    for path in (tmp_path / "cache").glob("*.pixels"):
+        os.truncate(path, 100)
+    assert seen(batches.epoch(1)) == expected
+    assert num_workers or "was cut short while it was in use" in caplog.text  # or said by a worker
+    assert all(worker.exitcode is None for worker in batches._loader._workers)
+
+
 @pytest.mark.parametrize("damage", ["cut", "a flipped bit", "empty"])
 def test_a_damaged_file_is_noticed_and_built_again(
     split: Split, tmp_path: Path, built: list[str], damage: str
