@@ -1,14 +1,17 @@
 """`resnet-hub demo`: a page on which people try a model, here or as a Space."""
 
 import argparse
+import os
+import signal
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from resnet_hub.cli.export import evenly, is_run, validation_split
 from resnet_hub.cli.flags import LOOPBACK
 from resnet_hub.demo.about import about_model
-from resnet_hub.demo.page import LAUNCH_OPTIONS, build_page, theme
 from resnet_hub.demo.space import write_space
 from resnet_hub.errors import ConfigError, DataError, UserError
 from resnet_hub.images.decoding import BadImageError, read_header
@@ -26,7 +29,9 @@ def run_demo(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.model)
     title = folder.resolve().name if folder.is_dir() else arguments.model.rpartition("/")[2]
     about = about_model(model, arguments.model)
-    with tempfile.TemporaryDirectory(prefix="resnet_hub-demo-") as scratch:
+    with _scratch_of_gradio() as scratch:
+        from resnet_hub.demo.page import LAUNCH_OPTIONS, build_page, theme  # noqa: PLC0415  imports gradio
+
         examples = _examples(arguments, Path(scratch))
         if arguments.space:
             write_space(model, arguments.space, title=title, examples=examples, about=about)
@@ -51,6 +56,22 @@ def run_demo(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             page.close(verbose=False)
     return 0
+
+
+@contextmanager
+def _scratch_of_gradio() -> Iterator[str]:
+    """A folder for examples and what visitors upload, which goes with the page, however that is stopped.
+
+    gradio asks for it when it is imported.
+    """
+    place = os.environ.get("GRADIO_TEMP_DIR")
+    with tempfile.TemporaryDirectory(prefix="resnet_hub-demo-", dir=place) as scratch:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(scratch, "gradio"))
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            yield scratch
+        finally:
+            signal.signal(signal.SIGTERM, previous)
 
 
 def _check(arguments: argparse.Namespace) -> None:

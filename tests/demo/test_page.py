@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import gradio
+import gradio_client
 import numpy as np
+import psutil
 import pytest
 import timm
 import torch
@@ -125,6 +128,25 @@ def test_a_picture_that_is_uploaded_gets_its_label_bars_and_gradcam(
         wait_for_label(browser, "blue")
         assert not [message for message in browser.messages() if message.startswith("SEVERE")]
         assert all(re.match(rf"(blob:)?{address}", request) for request in browser.requests())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_uploaded_goes_with_the_page(number: int, color_model: Path, tmp_path: Path):
+    photo, temporary = tmp_path / "photo.png", tmp_path / "temporary"
+    temporary.mkdir()
+    Image.new("RGB", (40, 30), "red").save(photo)
+    command = ("-m", "resnet_hub", "demo", str(color_model), "--port", "{port}")
+    with serving(*command, TMPDIR=str(temporary)) as address:
+        labels = gradio_client.Client(address, verbose=False).predict(
+            gradio_client.handle_file(photo), api_name="/classify"
+        )
+        assert labels
+        assert list(temporary.rglob("photo.png"))
+        server = next(child for child in psutil.Process().children() if "demo" in child.cmdline())
+        server.send_signal(number)
+        server.wait(20)
+    assert list(temporary.rglob("*.png")) == []
+    assert list(temporary.glob("resnet_hub-*")) == []
 
 
 @pytest.mark.slow
