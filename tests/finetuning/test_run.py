@@ -131,11 +131,11 @@ def test_the_page_can_be_made_again_from_the_folder_alone(finished, tmp_path: Pa
 def test_a_page_that_cannot_be_made_is_said_and_loses_no_run(finished, tmp_path: Path, caplog):
     folder, _ = finished
     broken = RunFolder(tmp_path)
-    broken.metrics.write_text("not JSON\n")
+    broken.predictions.write_text("no table")
     write_page(broken, RunReport.load(folder / "report.json"))
     assert not broken.page.exists()
     assert "could not be made" in caplog.text
-    assert "JSONDecodeError" in caplog.text
+    assert "predictions.parquet is damaged" in caplog.text
 
 
 def test_the_numbers_of_the_report_are_those_of_the_predictions(finished):

@@ -22,7 +22,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         with suppress(ValueError, RecursionError):
             event = json.loads(line)
-            if isinstance(event, dict) and set(ENVELOPE) <= event.keys():
+            if isinstance(event, dict) and {"event", "step"} <= event.keys():
                 events.append(event)
     return events
 
