@@ -251,6 +251,11 @@ def read_config(path: Path, *, source: str) -> ModelConfig:
 
 
 def _read_json(path: Path, *, source: str) -> dict[str, Any]:
+    if not path.is_file() and (path.parent / "report.json").is_file():
+        raise HubError(
+            f"{source} holds a finished run, and its export/{CONFIG_FILE} is missing. Remove its report.json "
+            f"and run the command that started it again: it measures and exports the model again."
+        )
     if not path.is_file() and (path.parent / "checkpoints").is_dir():
         raise HubError(
             f"{source} holds a run that is not finished, so there is no model yet. Run the command that "

@@ -148,7 +148,7 @@ class RunFolder:
         """Whether the report is there; one that is damaged is made again from the last checkpoint."""
         try:
             return isinstance(json.loads(self.report.read_text(encoding="utf-8")), dict)
-        except FileNotFoundError:
+        except OSError:  # not there, or a folder
             return False
         except ValueError:
             logger.warning("%s is damaged; the run is measured again.", self.report)
