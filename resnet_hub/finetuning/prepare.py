@@ -55,7 +55,6 @@ from resnet_hub.terminal import say
 
 logger = logging.getLogger(__name__)
 
-
 _COPIES_OF_FEATURES = 3  # as they came, on the device, and standardised
 
 
@@ -274,9 +273,9 @@ def _images_seen() -> FactsMemory:
 
 
 def _largest_batch_bytes(settings: Settings, preprocessing: Preprocessing) -> int:
-    schedule, sizes = settings.schedule, (*settings.images.epoch_sizes, *preprocessing.image_size)
+    schedule, size = settings.schedule, max(*settings.images.epoch_sizes, *preprocessing.image_size)
     most = max(schedule.per_device_train_batch_size, schedule.per_device_eval_batch_size)
-    return most * preprocessing.num_channels * max(sizes) ** 2
+    return most * preprocessing.num_channels * size**2
 
 
 def _plan(settings: Settings, machine: Machine, *, num_train: int) -> EpochPlan:
