@@ -32,15 +32,26 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.strip() and not line.startswith("#")]
 
 
+def write_photos(folder: Path) -> None:
+    """Twelve dark and twelve light ones, in a folder each."""
+    generator = np.random.default_rng(0)
+    for name, lowest in (("dark", 0), ("light", 150)):
+        (folder / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = generator.integers(lowest, lowest + 100, (48, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.jpg")
+
+
 def test_the_python_of_readme_runs(hub, run_python, tmp_path: Path):
     Image.fromarray(np.full((300, 400, 3), 128, np.uint8)).save(tmp_path / "photo.jpg")
+    write_photos(tmp_path / "photos")
     names = [f"class {number}" for number in range(1000)]
     model = timm.create_model("my_resnet50")
     resnet_hub.save_folder(model, tmp_path / "weights", class_names=names)
     publish(hub, tmp_path / "weights", "timm/resnet50.a1_in1k")
     resnet_hub.save_folder(model, tmp_path / "runs/photos/export", class_names=names)
     python_blocks = blocks(ROOT / "README.md", "python")
-    assert len(python_blocks) == 3
+    assert len(python_blocks) == 4
     for block in python_blocks:
         done = run_python(f"import os; os.chdir({str(tmp_path)!r})\n{block}")
         assert done.returncode == 0, done.stderr
