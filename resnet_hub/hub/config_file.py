@@ -32,7 +32,9 @@ _REST_OF_CONFIG_BYTES = 2**16  # beside the names: a few hundred of preprocessin
 _MAX_CLASSES = 1_000_000
 _MAX_NAME_CHARS = 1_000
 _MAX_LICENSE_CHARS = 100
-_MAX_IMAGE_SIZE = 4096
+_MAX_IMAGE_SIZE = 2048  # one image of twice the size takes 5.4 GB
+_MOST_RESIZED = 2 * _MAX_IMAGE_SIZE  # pixels of the short side before the crop
+_LARGEST_PIXEL = 1e4
 _MAX_CHANNELS = 4096  # of a satellite's spectrometer; photographs have 3
 
 _OUTPUT_STRIDES = (1, 2, 4, 8, 16, 32)
@@ -64,9 +66,12 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and 0 < value <= 2
 
 
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(
-        isinstance(number, int | float) and math.isfinite(number) for number in value
+def _is_numbers(*, at_least: float) -> Any:
+    """Whether these are numbers of pixels, one for each channel or for all; pixels are from 0 to 1."""
+    return lambda value: (
+        isinstance(value, list | tuple)
+        and 1 <= len(value) <= _MAX_CHANNELS
+        and all(isinstance(number, int | float) and at_least <= number <= _LARGEST_PIXEL for number in value)
     )
 
 
@@ -95,8 +100,8 @@ _PREPROCESSING: dict[str, Any] = {
     "crop_pct": _is_share,
     "test_crop_pct": _is_share,
     "crop_mode": _is_one_of("center", "squash", "border"),
-    "mean": _is_numbers,
-    "std": _is_numbers,
+    "mean": _is_numbers(at_least=-_LARGEST_PIXEL),
+    "std": _is_numbers(at_least=1 / _LARGEST_PIXEL),
 }
 
 
@@ -236,14 +241,17 @@ def read_config(path: Path, *, source: str) -> ModelConfig:
         raise _refusal(
             source, f"gives num_classes as {_short(num_classes)}, which is not a number of classes"
         )
+    model_args = _checked(config.get("model_args") or {}, MODEL_ARGS, source=source, strict=True)
+    preprocessing = _checked(cfg, _PREPROCESSING, source=source, strict=False)
+    _refuse_odd_preprocessing(preprocessing, model_args.get("in_chans", 3), source=source)
     return ModelConfig(
         architecture=_known_architecture(config, own, source=source),
         num_classes=num_classes,
-        model_args=_checked(config.get("model_args") or {}, MODEL_ARGS, source=source, strict=True),
+        model_args=model_args,
         label_names=_label_names(
             config.get("label_names", cfg.get("label_names")), num_classes, source=source
         ),
-        pretrained_cfg=_checked(cfg, _PREPROCESSING, source=source, strict=False),
+        pretrained_cfg=preprocessing,
         license_id=_license(cfg.get("license")),
         train_input_size=tuple(trained) if _is_size(trained := own.get(TRAIN_SIZE)) else None,
         extra={key: value for key, value in own.items() if isinstance(value, str | int | float | bool)},
@@ -320,9 +328,25 @@ def _checked(values: Any, rules: Mapping[str, Any], *, source: str, strict: bool
                 )
             continue
         if not _obeys(rules[key], value):
-            raise _refusal(source, f"sets {key!r} to {_short(value)}, which is not a value of it")
+            limit = f" (sides are at most {_MAX_IMAGE_SIZE} pixels; lower them there)" * ("size" in key)
+            raise _refusal(source, f"sets {key!r} to {_short(value)}, which is not a value of it{limit}")
         kept[key] = tuple(value) if isinstance(value, list) else value
     return kept
+
+
+def _refuse_odd_preprocessing(cfg: Mapping[str, Any], channels: int, *, source: str) -> None:
+    """Raise HubError where values that are good alone go together to nothing that can be computed."""
+    for key in ("mean", "std"):
+        if key in cfg and len(cfg[key]) not in (1, 3, channels):
+            raise _refusal(source, f"has {len(cfg[key])} numbers as {key!r}, for {channels} channels")
+    for prefix in ("", "test_"):
+        size, share = cfg.get(f"{prefix}input_size"), cfg.get(f"{prefix}crop_pct", cfg.get("crop_pct", 1))
+        if size is not None and max(size[1:]) > share * _MOST_RESIZED:
+            raise _refusal(
+                source,
+                f"asks for images of {max(size[1:]) / share:,.3g} pixels ('{prefix}input_size' over "
+                f"'{prefix}crop_pct'), and at most {_MOST_RESIZED:,} are made",
+            )
 
 
 def _obeys(rule: Any, value: Any) -> bool:

@@ -14,7 +14,7 @@ from resnet_hub.downloads.download import CONFIG_FILE, PICKLES, WEIGHTS_FILE, fe
 from resnet_hub.errors import HubError, nearest
 from resnet_hub.files import expanded
 from resnet_hub.hub.config_file import ModelConfig, read_config
-from resnet_hub.hub.weights import read_weights
+from resnet_hub.hub.weights import SUM_KEY, read_weights
 from resnet_hub.models.names import hub_repository, local_folder
 
 _FILLS = frozenset(
@@ -133,8 +133,10 @@ def _checked_files(
     config = read_config(config_path, source=source)
     if not weights_path.is_file():
         raise _no_safetensors(weights_path.parent, source=source)
+    noted = config.extra.get(SUM_KEY) if data is None else None  # of the Hub's files it declares the sum
+    sha256 = None if noted is None else str(noted)
     model = build_empty(config, source=source)
-    return config, model, read_weights(weights_path, model, source=source, data=data)
+    return config, model, read_weights(weights_path, model, source=source, data=data, sha256=sha256)
 
 
 def build_empty(config: ModelConfig, *, source: str) -> nn.Module:

@@ -27,7 +27,7 @@ from resnet_hub.errors import HubError, ModelError, some_of
 from resnet_hub.files import atomic_folder, expanded, write_atomically
 from resnet_hub.hub.config_file import OUR_KEY, TRAIN_SIZE, read_config, set_license, write_config
 from resnet_hub.hub.loading import load_files
-from resnet_hub.hub.weights import tensor_shapes, unwrap, write_weights
+from resnet_hub.hub.weights import SUM_KEY, tensor_shapes, unwrap, write_weights
 from resnet_hub.images.preprocessing import Preprocessing
 from resnet_hub.models.my_resnet import VARIANTS
 from resnet_hub.results import RunReport
@@ -91,7 +91,7 @@ def save_folder(
     public = None if report is None else public_report(report)
     base_model = None if public is None else public.base_model
     with atomic_folder(folder, overwrite=overwrite) as scratch:
-        write_weights(network, scratch)
+        sha256 = write_weights(network, scratch)
         write_config(
             network,
             scratch,
@@ -100,6 +100,7 @@ def save_folder(
             preprocessing=preprocessing,
             extra={
                 "version": package_version(),
+                SUM_KEY: sha256,
                 "base_model": base_model,
                 "dataset": None if public is None else public.dataset,
                 "dataset_revision": None if public is None else public.dataset_revision,

@@ -1,5 +1,6 @@
 """The weights of a model folder: safetensors only, contiguous, checked before memory is spent on them."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from resnet_hub.downloads.download import WEIGHTS_FILE
+from resnet_hub.downloads.download import CONFIG_FILE, WEIGHTS_FILE
 from resnet_hub.errors import HubError, ModelError
-from resnet_hub.models.strict_loading import is_finite, misfits
+from resnet_hub.models.strict_loading import misfits, unusable
+
+SUM_KEY = "weights_sha256"
+"""Key of config.json, below ours, that holds the sha256 of the weights beside it."""
 
 _MAX_HEADER_BYTES = 16 * 2**20  # a ResNet-152 has 93 kB; safetensors itself allows 100 MB
 
@@ -29,8 +33,8 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def write_weights(model: nn.Module, folder: Path) -> None:
-    """Write model.safetensors: every tensor on the CPU, contiguous, and with its own memory.
+def write_weights(model: nn.Module, folder: Path) -> str:
+    """Write model.safetensors, every tensor on the CPU, contiguous, and with its own memory; give its sha256.
 
     Raises:
         ModelError: a weight is not a finite number; such a model cannot be of use to anybody.
@@ -39,12 +43,13 @@ def write_weights(model: nn.Module, folder: Path) -> None:
         name: tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    _refuse_non_finite(tensors, source="the model to be saved", kind=ModelError)
+    _refuse_unusable(model, tensors, source="the model to be saved", kind=ModelError)
     safetensors.torch.save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    return _sha256_of(folder / WEIGHTS_FILE)
 
 
 def read_weights(
-    path: Path, model: nn.Module, *, source: str, data: bytes | None = None
+    path: Path, model: nn.Module, *, source: str, data: bytes | None = None, sha256: str | None = None
 ) -> dict[str, Tensor]:
     """The tensors of the file, after its header was found to list exactly the tensors of `model`.
 
@@ -53,9 +58,11 @@ def read_weights(
         model: a network of the right shapes; it may be on the meta device.
         source: how messages call the folder or repository.
         data: the bytes of the file, if they were read already.
+        sha256: of the file, as whoever wrote it noted; None to take it as it is.
 
     Raises:
-        HubError: damaged file, other names or shapes than the model's, or a weight that is not finite.
+        HubError: damaged or changed file, other names or shapes than the model's, or weights of a kind or
+            value that no network of ours could compute with.
     """
     if found := misfits(model, tensor_shapes(path, source=source)):
         raise HubError(
@@ -66,8 +73,19 @@ def read_weights(
         tensors = safetensors.torch.load_file(path) if data is None else safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise _damaged(source, error) from None
-    _refuse_non_finite(tensors, source=source, kind=HubError)
+    _refuse_unusable(model, tensors, source=source, kind=HubError)
+    if sha256 is not None and (found := _sha256_of(path)) != sha256:
+        raise HubError(
+            f"Cannot use {source}: its {WEIGHTS_FILE} is not the file that was written there (sha256 "
+            f"{found[:12]}..., noted was {sha256[:12]!r}...). Get it again; if it was changed on purpose, "
+            f'delete the line "{SUM_KEY}" from its {CONFIG_FILE}.'
+        )
     return tensors
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def tensor_shapes(path: Path, *, source: str) -> dict[str, tuple[int, ...]]:
@@ -97,11 +115,13 @@ def _read_header(stream: BinaryIO, *, size: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _refuse_non_finite(tensors: Mapping[str, Tensor], *, source: str, kind: type[Exception]) -> None:
-    if bad := [name for name, tensor in tensors.items() if not is_finite(tensor)]:
+def _refuse_unusable(
+    model: nn.Module, tensors: Mapping[str, Tensor], *, source: str, kind: type[Exception]
+) -> None:
+    if found := unusable(model, tensors):
         raise kind(
-            f"Cannot use {source}: {len(bad)} of its tensors hold NaN or infinity, the first is {bad[0]!r}. "
-            f"Such a model answers NaN to every image; take an earlier checkpoint."
+            f"Cannot use {source}: {'; '.join(found)}. Such a model answers NaN or nothing of sense to every "
+            f"image; take an earlier checkpoint."
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from resnet_hub.errors import ModelError, some_of
 
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _SHOWN = 4  # names in a message; a wrong checkpoint has hundreds
 _LONGEST_NAME = 120  # characters of each; a hostile file may have names of any length
 
@@ -20,7 +21,7 @@ def check_state_dict(
     replaced: Iterable[str] = (),
     source: str = "checkpoint",
 ) -> None:
-    """Raise ModelError unless `state_dict` has each tensor of `model`, no other, of its shape, and finite.
+    """Raise ModelError unless `state_dict` has each tensor of `model`, no other, of its shape, and usable.
 
     Args:
         model: The network that the weights are for.
@@ -30,8 +31,7 @@ def check_state_dict(
     """
     tensors = {name: value for name, value in state_dict.items() if isinstance(value, Tensor)}
     found = misfits(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, replaced=replaced)
-    if bad := [name for name, tensor in tensors.items() if not is_finite(tensor)]:
-        found.append(f"not finite: {shortened(bad)}")
+    found += unusable(model, tensors)
     if bad := state_dict.keys() - tensors.keys():
         found.append(f"not tensors: {shortened(bad)}")
     if found:
@@ -61,10 +61,40 @@ def misfits(
     return [f"{what}: {shortened(names)}" for what, names in faults.items() if names]
 
 
+def unusable(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """What is wrong with the kinds and values of tensors for `model`, with a few names each."""
+    wanted = model.state_dict()
+    kinds = {
+        f"{name} as {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in tensors.items()
+        if name in wanted and not _has_kind_of(tensor, wanted[name])
+    }
+    if kinds:
+        return [f"of a kind that is not computed with: {shortened(kinds)}"]
+    faults = {
+        "tensors that hold NaN or infinity": [n for n, tensor in tensors.items() if not is_finite(tensor)],
+        "negative variances": [
+            name
+            for name, tensor in tensors.items()
+            if name.endswith("running_var") and tensor.numel() and tensor.min() < 0
+        ],
+    }
+    return [f"{len(names)} {what}: {shortened(names)}" for what, names in faults.items() if names]
+
+
+def _has_kind_of(tensor: Tensor, wanted: Tensor) -> bool:
+    """Whether both hold real numbers of 16 bits or more, or both integers: BatchNorm counts its batches."""
+    if wanted.is_floating_point():
+        return tensor.dtype in _FLOATS
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
 def is_finite(tensor: Tensor) -> bool:
-    """Whether every number is finite, by their sum, which takes no memory of the tensor's size."""
+    """Whether every number is finite in float32, by their sum, which takes no memory of the tensor's size."""
     if not tensor.is_floating_point():
         return True
+    if tensor.dtype == torch.float64:
+        tensor = tensor.float()
     return math.isfinite(tensor.sum().item()) or math.isfinite(tensor.sum(dtype=torch.float64).item())
 
 

@@ -75,6 +75,11 @@ def compute_probabilities(
     parameter = next(model.parameters())
     batch = preprocessing.normalize(pixels.to(parameter.device), dtype=parameter.dtype)
     logits = model(batch).float().cpu() / temperature
+    if not logits.isfinite().all():
+        raise ModelError(
+            "The model answers NaN or infinity: its weights, or its mean and std, are too large. "
+            "Load another."
+        )
     return probabilities(logits, multi_label=bool(getattr(model, "multi_label", False)))
 
 
