@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from resnet_hub.errors import UserError
 from resnet_hub.files import expanded
+from resnet_hub.images.limits import check_file_bytes, decoding, read_file
 
 try:
     # Pillow's own decoder with nothing around it: the same pixels in two thirds of the time.
@@ -113,7 +114,8 @@ class EncodedImage:
     def pixels(self, mode: ColorMode = "RGB", *, at_least: tuple[int, int] | None = None) -> Pixels:
         """What `decode` gives, as uint8 (height, width, channels); of a usual JPEG it is faster."""
         if mode == "RGB" and self._is_rgb_jpeg:
-            pixels = self._decode_jpeg(at_least)
+            with decoding(self.width, self.height):
+                pixels = self._decode_jpeg(at_least)
             if pixels is not None:
                 return pixels
         pixels = np.array(self.decode(mode, at_least=at_least))
@@ -148,17 +150,21 @@ class EncodedImage:
                 therefore somewhere between this and the full size.
         """
         try:
-            if at_least is not None:
-                width, height = at_least
-                sideways = self.orientation >= _FIRST_SIDEWAYS
-                self.file.draft(None, (height, width) if sideways else (width, height))
-            self.file.load()
-            upright = self.file if self.orientation == 1 else ImageOps.exif_transpose(self.file)
-            return _as_mode(upright, mode)
+            with decoding(self.width, self.height):
+                return self._decode(mode, at_least)
         except BadImageError:
             raise
         except Exception as error:  # decoders of foreign bytes raise all sorts
             raise BadImageError(_reason(error)) from error
+
+    def _decode(self, mode: ColorMode, at_least: tuple[int, int] | None) -> Image.Image:
+        if at_least is not None:
+            width, height = at_least
+            sideways = self.orientation >= _FIRST_SIDEWAYS
+            self.file.draft(None, (height, width) if sideways else (width, height))
+        self.file.load()
+        upright = self.file if self.orientation == 1 else ImageOps.exif_transpose(self.file)
+        return _as_mode(upright, mode)
 
 
 def read_header(source: ImageSource) -> EncodedImage:
@@ -260,14 +266,20 @@ def _encoded_bytes(source: bytes | bytearray | memoryview | str | Path | Mapping
         raise BadImageError("is missing: None")
     if isinstance(source, str | Path):
         try:
-            return expanded(source).read_bytes()
+            return read_file(expanded(source))
         except OSError as error:
             raise BadImageError(f"cannot be read: {error.strerror or error}: {source}") from error
+        except ValueError as error:  # too large, or a name with a NUL
+            raise BadImageError(f"{error}: {source}") from error
     if not isinstance(source, bytes | bytearray | memoryview):
         raise BadImageError(
             f"is no image but a {type(source).__name__}; give a path, the bytes of a file, a PIL image or a "
             "uint8 array (height, width, 3)"
         )
+    try:
+        check_file_bytes(memoryview(source).nbytes)
+    except ValueError as error:
+        raise BadImageError(str(error)) from error
     return bytes(source)
 
 

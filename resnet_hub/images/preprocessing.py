@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.transforms.functional import pil_to_tensor
 
-from resnet_hub.images.decoding import ColorMode, Pixels, color_mode
+from resnet_hub.images.decoding import MAX_PIXELS, BadImageError, ColorMode, Pixels, color_mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,13 @@ class Preprocessing:
         return pil_to_tensor(self.crop(image))
 
     def crop(self, image: Image.Image) -> Image.Image:
-        """The resized and center-cropped image."""
+        """The resized and center-cropped image; BadImageError for what would be too large once resized."""
+        left, top, right, bottom = self.crop_box(image.size)
+        height, width = self.image_size
+        if image.width * image.height * height * width > MAX_PIXELS * (right - left) * (bottom - top):
+            raise BadImageError(
+                f"too thin: {image.width}x{image.height}, resized for {width}x{height} pixels"
+            )
         for transform in self._transforms:
             image = transform(image)
         return image

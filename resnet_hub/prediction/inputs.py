@@ -14,6 +14,7 @@ from resnet_hub.errors import DataError, nearest
 from resnet_hub.files import expanded
 from resnet_hub.images.decoding import BadImageError
 from resnet_hub.images.folders import SUFFIXES, images_below, known_name
+from resnet_hub.images.limits import read_file
 
 MAX_DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_SECONDS = 30.0
@@ -33,9 +34,11 @@ class ImageInput:
         if is_url(self.name):
             return _download(self.name)
         try:
-            return Path(self.name).read_bytes()
+            return read_file(self.name)
         except OSError as error:
             raise BadImageError(f"cannot be read: {error.strerror or error}") from error
+        except ValueError as error:  # too large, or a name with a NUL
+            raise BadImageError(str(error)) from error
 
 
 def find_images(sources: Iterable[str], *, allow_urls: bool = False) -> list[ImageInput]:

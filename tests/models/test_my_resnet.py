@@ -215,7 +215,7 @@ def test_a_file_from_before_batchnorm_counted_batches_is_whole(weights):
         ),
         (
             lambda tensors: tensors | {"bn1.running_var": torch.full((64,), float("nan"))},
-            r"not finite: bn1\.running_var",
+            r"NaN or infinity: bn1\.running_var",
         ),
     ],
 )

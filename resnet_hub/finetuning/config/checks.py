@@ -21,9 +21,6 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
             "per_device_eval_batch_size",
             "images_per_step",
             "gradient_accumulation_steps",
-            "image_size",
-            "first_image_size",
-            "train_image_size",
             "repeated_augmentation",
             "early_stopping_epochs",
             "gradual_unfreezing",
@@ -32,6 +29,11 @@ _RANGES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
         ),
         lambda value: value >= 1,
         "1 or more",
+    ),
+    (
+        ("image_size", "first_image_size", "train_image_size"),
+        lambda value: 1 <= value <= 2048,
+        "from 1 to 2048 pixels",
     ),
     (
         (

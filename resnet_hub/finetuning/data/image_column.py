@@ -16,6 +16,7 @@ from datasets.table import ConcatenationTable, MemoryMappedTable
 from numpy.typing import NDArray
 
 from resnet_hub.images.decoding import BadImageError, EncodedImage, read_header
+from resnet_hub.images.limits import read_file
 
 _compute: Any = pyarrow.compute  # its functions are made when it is imported; no type checker knows them
 
@@ -123,8 +124,7 @@ def read_stored(value: Mapping[str, Any] | None, folders: tuple[Path, ...]) -> b
     if not _is_within(os.path.dirname(path), folders):  # noqa: PTH120  a Path costs as much as a small file
         raise BadImageError(f"is not in the data set but names another place: {path}")
     try:
-        with open(path, "rb") as file:  # noqa: PTH123  the same
-            return file.read()
+        return read_file(path)
     except (OSError, ValueError) as error:
         raise BadImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 

@@ -15,6 +15,7 @@ from datasets.table import cast_array_to_feature
 from numpy.typing import NDArray
 
 from resnet_hub.finetuning.data.image_column import ImageColumn
+from resnet_hub.images.limits import MAX_FILE_BYTES
 
 SHARD_ROWS = 256
 """A shard of a Parquet file is as many of its row groups as hold at least this many rows."""
@@ -137,7 +138,7 @@ class RemoteFileShards:
         if not (path and path.startswith(self.root)):
             return row
         with open_file(path) as file:
-            return row._replace(image={"bytes": file.read(), "path": None})
+            return row._replace(image={"bytes": file.read(MAX_FILE_BYTES + 1), "path": None})
 
 
 @dataclass(frozen=True, kw_only=True)
