@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from resnet_hub.errors import ConfigError, nearest
-from resnet_hub.files import expanded, write_atomically
+from resnet_hub.files import expanded
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.plain_yaml import MAX_YAML_BYTES, read_yaml
 
@@ -84,11 +84,6 @@ def load_recipe(name: str) -> dict[str, Any]:
     if name not in RECIPES:
         raise ConfigError(f"--recipe {name}: {nearest(name, RECIPES, shown=len(RECIPES))}")
     return load_config(_RECIPES / f"{name}.yaml")
-
-
-def save_config(config: FinetuneConfig, path: Path) -> None:
-    """Write every option with its value; `--config` takes the file back."""
-    write_atomically(path, dump_config(config))
 
 
 def dump_config(config: FinetuneConfig) -> str:

@@ -12,10 +12,10 @@ from resnet_hub.finetuning.config.options import FIELD_NAMES, FinetuneConfig, wi
 from resnet_hub.finetuning.config.yaml_file import (
     _NAMES_ELSEWHERE,
     RECIPES,
+    dump_config,
     load_config,
     load_recipe,
     options_from_mapping,
-    save_config,
 )
 
 # Other programs type these; taking one away breaks them.
@@ -73,7 +73,7 @@ def test_dashes_underscores_and_short_names_are_the_same_flag():
 
 def test_a_saved_configuration_is_taken_back(tmp_path: Path):
     config = FinetuneConfig(dataset_name="digits", max_minutes=None, learning_rate=3e-5, mixed_precision="no")
-    save_config(config, tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text(dump_config(config))
     assert FinetuneConfig(**load_config(tmp_path / "config.yaml")) == config
 
 
