@@ -1,6 +1,7 @@
 """Whatever lies in a folder that a cache, a checkpoint or an export is written to is there afterwards."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,12 @@ from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.data import image_column, inspection
 from resnet_hub.finetuning.data.inspection import FactsMemory, Inspector
 from resnet_hub.finetuning.data.load import load_data
+from resnet_hub.finetuning.data.sources.archives import unpack
 from resnet_hub.finetuning.data.split import Split
 from resnet_hub.finetuning.data.streaming.table_cache import cache_path, write_once
 from resnet_hub.finetuning.machine.ranks import Crew
 from resnet_hub.finetuning.run_folder.checkpoint import Checkpoint, write_checkpoint
+from resnet_hub.finetuning.run_folder.folder import RunFolder
 from resnet_hub.finetuning.training.feature_cache import FeatureCache
 from resnet_hub.hub import save_folder
 
@@ -76,7 +79,20 @@ def export(folder: Path, scratch: Path) -> None:
         save_folder(network, folder / "export", class_names=["cat", "dog"], overwrite=overwrite)
 
 
-@pytest.mark.parametrize("write", [images, features, facts, tables, checkpoints, export])
+def runs(folder: Path, scratch: Path) -> None:
+    with RunFolder(folder).in_use():
+        (folder / f".report.json.{'0' * 16}.part").touch()
+    with RunFolder(folder).in_use():
+        assert not list(folder.glob(".report.json.*"))
+
+
+def archives(folder: Path, scratch: Path) -> None:
+    (scratch / "resnet_hub_archives").symlink_to(folder)  # where archives are unpacked
+    zipped = shutil.make_archive(str(scratch / "pets"), "zip", class_folders(scratch / "pets", {"cat": 2}))
+    assert unpack(Path(zipped)).folder.is_dir()
+
+
+@pytest.mark.parametrize("write", [images, features, facts, tables, checkpoints, export, runs, archives])
 def test_files_of_others_outlast_all_that_is_written_and_removed_beside_them(
     write: Callable[[Path, Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
