@@ -58,12 +58,10 @@ def test_a_process_that_waits_for_one_that_never_comes_hears_signals(
     assert not folder.exists()
 
 
-FINETUNE = "import sys; from resnet_hub.finetuning.machine.launcher import run_processes as run; "
-FINETUNE += "sys.exit(run([sys.executable, *sys.argv[1:]], 2, environment={}))"
+# Ours has its test beside those of other kills.
 LAUNCHERS = {
     "torchrun": (SCRIPTS / "torchrun", "--standalone", "--nproc_per_node", "2"),
     "accelerate": (SCRIPTS / "accelerate", "launch", "--quiet"),
-    "ours": (sys.executable, "-c", FINETUNE),
     "torchrun, through a shell": (
         *(SCRIPTS / "torchrun", "--standalone", "--nproc_per_node", "2", "--no_python"),
         *("sh", "-c", f'{sys.executable} "$0" "$@"; true'),
