@@ -108,7 +108,7 @@ def test_optuna_prunes_a_study(tmp_path: Path):
     def objective(trial: Any) -> float:
         def prune(event: Event) -> None:
             if event["event"] == "validation":
-                trial.report(event["accuracy"], event["step"])
+                trial.report(event["loss"], event["step"])
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
@@ -117,9 +117,9 @@ def test_optuna_prunes_a_study(tmp_path: Path):
             MODEL, "digits", output_dir=tmp_path / str(trial.number), callbacks=[prune],
             **SHORT | {"learning_rate": rate},
         )  # fmt: skip
-        return result.report.validation.accuracy  # pyright: ignore[reportOptionalMemberAccess]
+        return result.report.validation.loss  # pyright: ignore[reportOptionalMemberAccess]
 
-    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=1))
+    study = optuna.create_study(direction="minimize", pruner=optuna.pruners.MedianPruner(n_startup_trials=1))
     study.enqueue_trial({"learning_rate": 0.02})
     study.enqueue_trial({"learning_rate": 1e-7})
     study.optimize(objective, n_trials=2)
