@@ -1,6 +1,6 @@
 """Fine-tuning with objects: a network, images in memory, callbacks; and a result to look at and to use."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -22,7 +22,7 @@ from resnet_hub.finetuning.report.metrics import OwnMetrics
 from resnet_hub.finetuning.report.page import page_fragment, page_of_run
 from resnet_hub.finetuning.run import finetune as carry_out
 from resnet_hub.finetuning.run_folder.folder import RunFolder
-from resnet_hub.finetuning.training.given import Callbacks, Given
+from resnet_hub.finetuning.training.given import Callbacks, Event, Given
 from resnet_hub.hub import load
 from resnet_hub.prediction.classify import classify_all
 from resnet_hub.results import RunReport
@@ -69,7 +69,7 @@ def finetune(
     *,
     output_dir: str | Path | None = None,
     recipe: str | None = "balanced",
-    callbacks: Sequence[Any] = (),
+    callbacks: Iterable[Any] | Callable[[Event], Any] = (),
     metrics: OwnMetrics | None = None,
     **options: Any,
 ) -> FinetuneResult:

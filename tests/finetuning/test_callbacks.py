@@ -56,7 +56,7 @@ def test_functions_and_objects_get_each_event_of_the_log_and_change_nothing(stra
 def test_a_callback_that_returns_true_ends_training_with_a_report(last: str, tmp_path: Path):
     result = resnet_hub.finetune(
         MODEL, "digits", output_dir=tmp_path / "run",
-        callbacks=[lambda event: np.bool_(event["event"] == last and event["step"] >= 8)], **SHORT
+        callbacks=lambda event: np.bool_(event["event"] == last and event["step"] >= 8), **SHORT
     )  # fmt: skip
     assert result.report.train.steps == {"train": 10, "validation": 8}[last]
     assert result.report.test is not None
@@ -179,6 +179,11 @@ def test_a_metric_that_gives_no_number_is_refused_before_the_run(case: str, tmp_
     with pytest.raises(resnet_hub.UserError, match=words):
         resnet_hub.finetune(MODEL, "digits", output_dir=tmp_path / "run", metrics={"mine": metric}, **SHORT)
     assert not (tmp_path / "run").exists()
+
+
+def test_metrics_without_names_are_refused(tmp_path: Path):
+    with pytest.raises(resnet_hub.UserError, match="Give a dictionary from name to function"):
+        resnet_hub.finetune(MODEL, "digits", output_dir=tmp_path / "run", metrics=[max], **SHORT)  # pyright: ignore
 
 
 @pytest.mark.parametrize("callback", [1, "print", Listener], ids=["a number", "text", "a class"])

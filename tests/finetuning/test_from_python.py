@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -77,6 +78,16 @@ def test_the_fc_of_a_network_is_kept_where_the_classes_are_the_same(digits: list
     others = [(image, f"a {name}") for image, name in digits]
     other = resnet_hub.finetune(first.model, others, output_dir=tmp_path / "other", **still)
     assert not other.model.fc.weight.allclose(first.model.fc.weight, atol=1e-2)  # pyright: ignore
+
+
+def test_a_run_is_a_model_and_the_splits_of_datasets_are_the_splits(digits: list[Pair], tmp_path: Path):
+    first = resnet_hub.finetune(MODEL, digits, output_dir=tmp_path / "first", **QUICK)
+    images, labels = map(list, zip(*digits, strict=True))
+    data = datasets.Dataset.from_dict({"image": images, "label": labels}).train_test_split(0.25, seed=0)
+    second = resnet_hub.finetune(first.folder, data, output_dir=tmp_path / "second", **QUICK)
+    assert second.report.base_model == str(first.folder)
+    assert second.report.splits["test"].how == "test of the data set"
+    assert second.report.splits["test"].num_images == 30
 
 
 def test_without_a_folder_each_run_gets_a_new_one(

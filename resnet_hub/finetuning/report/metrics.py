@@ -36,6 +36,8 @@ _TAKEN = {field.name for field in fields(Score)} | {"event", "step", "epoch", "t
 
 def check_own_metrics(own: OwnMetrics, labels: NDArray[Any] | None, *, num_classes: int) -> None:
     """Raise UserError for metrics that cannot score these labels, by trying them on random probabilities."""
+    if not isinstance(own, Mapping):
+        raise ConfigError(f"metrics is a {type(own).__name__}. Give a dictionary from name to function.")
     for name, compute in own.items():
         if not isinstance(name, str) or not name.strip() or name in _TAKEN or not callable(compute):
             raise ConfigError(

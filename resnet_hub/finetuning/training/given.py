@@ -18,9 +18,10 @@ Event = dict[str, Any]
 class Callbacks:
     """Functions that hear of each event, on the main process, at points where the run could be stopped."""
 
-    def __init__(self, callbacks: Iterable[Any] = ()) -> None:
+    def __init__(self, callbacks: Iterable[Any] | Callable[[Event], Any] = ()) -> None:
         """Take functions of an event, or objects with such a method `on_event`; ConfigError for others."""
-        self._functions = [_function_of(callback) for callback in callbacks]
+        several = callbacks if isinstance(callbacks, Iterable) else [callbacks]
+        self._functions = [_function_of(callback) for callback in several]
         self._waiting: list[Event] = []
         self.error: BaseException | None = None
         """What a callback raised."""
@@ -32,7 +33,8 @@ class Callbacks:
 
     def note(self, event: Event) -> None:
         """Keep an event until it can be told."""
-        self._waiting.append(event)
+        if self._functions:
+            self._waiting.append(event)
 
     def tell(self) -> None:
         """Tell the events that were noted."""
