@@ -16,6 +16,7 @@ from resnet_hub.finetuning.config.yaml_file import plain_values
 from resnet_hub.finetuning.data.load import Split
 from resnet_hub.finetuning.engine.step import TrainingDivergedError
 from resnet_hub.finetuning.machine.display import Display
+from resnet_hub.finetuning.report.curves import regularizers
 from resnet_hub.finetuning.report.figures import (
     MAX_DRAWN_CLASSES,
     confusion_matrix,
@@ -106,7 +107,8 @@ def write_results(run: Run, training: Training, report: RunReport, logits: dict[
     figures: dict[str, Path] = {}
     events = folder.events()
     if was_trained(events):
-        drawn = learning_curves(events, kept_epoch=training.progress.best_epoch)
+        name = "regularized" if regularizers(report.applied_recipe) else ""
+        drawn = learning_curves(events, kept_epoch=training.progress.best_epoch, trained_with=name)
         figures["Learning curves"] = save_figure(drawn, folder.plots / "learning_curves.png")
     if predictions and not report.multi_label and len(report.class_names) <= MAX_DRAWN_CLASSES:
         shown = predictions[-1]

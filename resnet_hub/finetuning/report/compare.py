@@ -61,7 +61,7 @@ class Comparison:
     split: str | None
     """The split that all of them were scored on: test if they have it, else validation."""
     options: Mapping[str, tuple[str, ...]]
-    """Option -> its value in each run, for the options that differ."""
+    """Option -> its value in each run, for the options that differ and had an effect in all of them."""
     tests: tuple[PairedTest, ...]
 
 
@@ -133,7 +133,8 @@ def comparison_page(comparison: Comparison) -> str:
     scores = {run.name: run.score for run in runs if run.score is not None}
     curves = {
         "Validation accuracy over the epochs.": figures.score_curve(events),
-        "Loss over the epochs: training dashed, validation drawn through.": figures.loss_curve(events),
+        "Loss over the epochs: validation drawn through; training dashed, with the augmentation and label "
+        "smoothing of each run, so it can lie above.": figures.loss_curve(events),
     }
     return document(
         "compare.html",
@@ -183,8 +184,11 @@ def _predictions(folder: RunFolder, report: RunReport, split: str | None) -> Pre
 
 
 def _different_options(reports: Sequence[RunReport]) -> dict[str, tuple[str, ...]]:
-    names = dict.fromkeys(name for report in reports for name in report.recipe if name not in _NOT_COMPARED)
-    values = {name: tuple(text(report.recipe.get(name)) for report in reports) for name in names}
+    applied = [report.applied_recipe for report in reports]
+    shared = [name for name in applied[0] if all(name in recipe for recipe in applied)]
+    values = {
+        name: tuple(text(recipe[name]) for recipe in applied) for name in shared if name not in _NOT_COMPARED
+    }
     return {name: found for name, found in values.items() if len(set(found)) > 1}
 
 

@@ -51,7 +51,7 @@ def curve_charts(
         return {}
     if multi_label:  # binary cross-entropy on both splits, without smoothing, whatever the options say
         settings = {**settings, "loss": "", "label_smoothing": 0}
-    runs, causes = {"": events}, _regularizers(settings)
+    runs, causes = {"": events}, regularizers(settings)
     has_probe = any(event["event"] == "fit_fc" for event in events)
     drawn = {
         "Loss": (
@@ -71,7 +71,8 @@ def curve_charts(
     return {caption: as_svg(figure, name) for name, (figure, caption) in drawn.items() if figure is not None}
 
 
-def _regularizers(settings: Mapping[str, Any]) -> list[str]:
+def regularizers(settings: Mapping[str, Any]) -> list[str]:
+    """What adds to the loss of training, of the options that had an effect, in words."""
     values = {name: settings.get(name) for name in _REGULARIZERS}
     return [_REGULARIZERS[name].format(value) for name, value in values.items() if value not in _OFF]
 

@@ -48,7 +48,7 @@ def was_trained(events: Events) -> bool:
 
 
 def loss_curve(
-    runs: Mapping[str, Events], *, kept_epoch: int | None = None, trained_with: str = "regularized"
+    runs: Mapping[str, Events], *, kept_epoch: int | None = None, trained_with: str = ""
 ) -> Figure | None:
     """Loss over the epochs, of training and of validation; None where nothing was trained.
 
@@ -64,11 +64,11 @@ def score_curve(runs: Mapping[str, Events], *, kept_epoch: int | None = None) ->
     return figure if _draw_scores(axes, runs, kept_epoch) else None
 
 
-def learning_curves(events: Events, *, kept_epoch: int | None = None) -> Figure:
+def learning_curves(events: Events, *, kept_epoch: int | None = None, trained_with: str = "") -> Figure:
     """Loss and validation scores of one run side by side."""
     runs = {"": events}
     figure, (losses, scores) = _charts(("epoch", "loss"), ("epoch", _score_title(runs)))
-    _draw_losses(losses, runs, kept_epoch, "regularized")
+    _draw_losses(losses, runs, kept_epoch, trained_with)
     _draw_scores(scores, runs, kept_epoch)
     return figure
 

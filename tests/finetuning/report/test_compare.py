@@ -97,6 +97,15 @@ def test_a_person_reads_accuracies_with_intervals_what_differs_and_the_test(two_
     assert "seed" not in printed
 
 
+def test_options_that_had_no_effect_in_one_of_the_runs_are_not_compared(two_runs, capsys):
+    file = Path(two_runs[1]) / "report.json"
+    values = json.loads(file.read_text())
+    values["train"]["steps"] = 0  # a linear probe alone
+    file.write_text(json.dumps(values))
+    assert main(["compare", *two_runs, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["different_options"] == {}
+
+
 def test_runs_on_other_images_are_not_tested(two_runs, tmp_path: Path, capsys):
     other = write_run(tmp_path / "other", wrong={1}, rate=0.1, first_row=7)
     assert main(["compare", two_runs[0], str(other)]) == 0

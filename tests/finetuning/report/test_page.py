@@ -1,6 +1,7 @@
 """The page of a run in a real browser: whatever was trained on, it shows, sorts, and fetches nothing."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -304,6 +305,15 @@ def test_macro_f1_stands_beside_accuracy_in_the_curves_and_tiles(browser, tmp_pa
     scores = browser.run("return document.querySelectorAll('svg.chart')[1].textContent")
     assert "accuracy" in scores
     assert "macro F1" in scores
+
+
+def test_own_metrics_stand_beside_the_others(browser, tmp_path: Path):
+    page = page_of(("ant", "bee"), tmp_path)
+    scores = {"test": replace(page.scores["test"], metrics={"kappa <b>": 0.4321})}
+    show(browser, replace(page, scores=scores), tmp_path)
+    table = browser.driver.find_element(By.CSS_SELECTOR, "#metrics + .scroll").text
+    assert "kappa <b>" in table
+    assert "0.4321" in table
 
 
 def test_a_run_of_fewer_than_ten_steps_has_curves_too(browser, tmp_path: Path):
