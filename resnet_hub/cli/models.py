@@ -2,7 +2,6 @@
 
 import argparse
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -34,7 +33,7 @@ def run_info(arguments: argparse.Namespace) -> int:
 
     Of a folder or a repository on the Hub, what its files say.
     """
-    if "/" in arguments.model or Path(arguments.model).is_dir():
+    if registry_name(arguments.model) is None:
         print_record(describe_model(arguments.model), as_json=arguments.json)
         return 0
     name, _, tag = arguments.model.partition(".")

@@ -9,7 +9,7 @@ from resnet_hub.downloads.access import asking
 from resnet_hub.downloads.download import CONFIG_FILE, PICKLES, WEIGHTS_FILE, fetch, pin
 from resnet_hub.errors import UserError
 from resnet_hub.hub.config_file import ModelConfig, read_config
-from resnet_hub.hub.loading import build_empty
+from resnet_hub.hub.loading import build_empty, refuse_file
 from resnet_hub.hub.saving import REPORT_FILE
 from resnet_hub.models.names import hub_repository, local_folder
 from resnet_hub.results import RunReport
@@ -37,6 +37,7 @@ def _of_folder(folder: Path, *, source: str) -> dict[str, Any]:
 
 
 def _of_repository(source: str | Path) -> dict[str, Any]:
+    refuse_file(source)
     repo_id, revision = hub_repository(source)
     pinned = pin(repo_id, revision=revision)
     config = read_config(fetch(pinned, CONFIG_FILE).path, source=repo_id)

@@ -63,8 +63,7 @@ def load_with_config(
                 f"{source} is a folder, and a folder has no revisions. hf-hub:{source} is the Hub's."
             )
         return load_files(folder / CONFIG_FILE, folder / WEIGHTS_FILE, source=str(source))
-    if (file := expanded(str(source))).is_file() or (len(file.parts) == 1 and file.name.endswith(PICKLES)):
-        raise _no_model_folder(file)
+    refuse_file(source)
     cache_dir = cache_dir and expanded(cache_dir)
     repo_id, named_revision = hub_repository(source)
     try:
@@ -79,8 +78,14 @@ def load_with_config(
     return loaded
 
 
+def refuse_file(source: str | Path) -> None:
+    """Raise HubError, with what to do, for a file that was given in place of a folder or repository."""
+    file = expanded(str(source))
+    if file.is_file() or (len(file.parts) == 1 and file.name.endswith(PICKLES)):
+        raise _no_model_folder(file)
+
+
 def _no_model_folder(file: Path) -> HubError:
-    """What to do with a file that was given in place of a folder."""
     if file.name.endswith(PICKLES):
         folder = file.name.partition(".")[0]
         return HubError(

@@ -117,6 +117,12 @@ def class_names_of(model: nn.Module) -> list[str]:
 
         info = ImageNetInfo("imagenet-1k")
         return [str(info.index_to_description(number)) for number in range(num_classes)]
+    if num_classes == 1000 and not names:
+        raise ModelError(
+            "This model has 1000 classes and no class names, and its last layer is not that of weights of "
+            "ImageNet that timm publishes. Set model.pretrained_cfg['label_names']; if the classes are "
+            "ImageNet's, to timm.data.ImageNetInfo().label_descriptions()."
+        )
     raise ModelError(
         f"This model has {num_classes} classes and {len(names or ())} class names, which have to match. "
         "Fine-tune it, load a model with resnet_hub.load(folder), or set model.pretrained_cfg['label_names']."

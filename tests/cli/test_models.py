@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -182,3 +183,15 @@ def test_info_of_a_repository_that_is_not_there_or_no_model_of_timm_is_bad_input
     for name, message in (("alice/nothing", "alice/nothing"), ("alice/text", "config.json of a timm model")):
         assert main(["info", name]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_info_of_a_pickle_says_what_to_do_with_it_and_a_model_goes_before_a_folder_of_its_name(
+    exported, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["info", "own.pth"]) == 2
+    assert "is a pickle" in capsys.readouterr().err
+    shutil.copytree(exported[1], tmp_path / "my_resnet50")
+    for name, parameters in (("my_resnet50", 25_557_032), ("./my_resnet50", 269_722)):
+        assert main(["info", name, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["parameters"] == parameters
