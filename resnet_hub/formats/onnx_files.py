@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,7 @@ def open_onnx(path: Path) -> Callable[[Tensor], list[Tensor]]:
 
 def open_in_openvino(path: Path) -> Callable[[Tensor], list[Tensor]]:
     """The file as a function from inputs to outputs, run by OpenVINO on the CPU in its full precision."""
-    import openvino  # noqa: PLC0415  # pyright: ignore[reportMissingImports]  of no extra
-
-    core = openvino.Core()
+    core = import_module("openvino").Core()  # no extra brings it
     exact = {"INFERENCE_PRECISION_HINT": "f32"}  # what is quantized stays so; nothing else is rounded to bf16
     compiled = core.compile_model(core.read_model(str(path)), "CPU", exact)
 

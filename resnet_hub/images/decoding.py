@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -210,9 +211,7 @@ def known_formats() -> tuple[str, ...]:
     """The formats that are opened: the safe ones that this build of Pillow has, and HEIF with pillow-heif."""
     Image.init()
     if find_spec("pillow_heif") is not None:
-        import pillow_heif  # noqa: PLC0415  # pyright: ignore[reportMissingImports]  of no extra
-
-        pillow_heif.register_heif_opener()
+        import_module("pillow_heif").register_heif_opener()  # no extra brings it
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
