@@ -60,6 +60,47 @@ for name, options in (
 print(json.dumps(said))
 """
 
+_PUBLISH_TABLES = """
+import json
+from pathlib import Path
+from huggingface_hub import HfApi
+from PIL import Image
+from resnet_hub.errors import DataError
+from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.data.load import load_data
+
+CARD = "---\\nconfigs:\\n- config_name: default\\n  data_files:\\n  - split: train\\n    path: '**'\\n---\\n"
+SETS = {
+    "labels": ("images", "labels.csv", "id,breed", "{},{}", ("001", "002"), None),
+    "metadata": ("a/train", "a/train/metadata.csv", "file_name,label", "{}.jpg,{}", ("NA", "None"), None),
+    "lines": (".", "train.jsonl", None, '{{"image": "{}.jpg", "label": "{}"}}', ("1", "01"), None),
+    "card": (".", "metadata.csv", "file_name,label", "{}.jpg,{}", ("001", "002"), CARD),
+}
+told = {}
+for name, (folder, table, header, row, labels, card) in SETS.items():
+    root = Path(name)
+    (root / folder).mkdir(parents=True)
+    for n in range(20):
+        Image.new("RGB", (8, 8), (n, 0, 0)).save(root / folder / f"{n}.jpg")
+    lines = [row.format(n, labels[n % 2]) for n in range(20)]
+    (root / table).write_text("\\n".join([header] * bool(header) + lines))
+    if card:
+        (root / "README.md").write_text(card)
+    HfApi().create_repo(f"alice/{name}", repo_type="dataset")
+    commit = HfApi().upload_folder(folder_path=root, repo_id=f"alice/{name}", repo_type="dataset").oid
+    data = load_data(FinetuneConfig(dataset_name=f"alice/{name}"))
+    assert data.dataset == f"alice/{name}" and data.dataset_revision == commit
+    told[name] = [data.class_names, data.fingerprint, data.facts.notes]
+print(json.dumps(told))
+"""
+
+_LOAD_TABLES_AGAIN = """
+from resnet_hub.finetuning.config.options import FinetuneConfig
+from resnet_hub.finetuning.data.load import load_data
+data = load_data(FinetuneConfig(dataset_name="alice/labels"))
+print(data.fingerprint)
+"""
+
 _LOAD_FROM_CACHE = """
 from resnet_hub.errors import DataError
 from resnet_hub.finetuning.config.options import FinetuneConfig
@@ -89,3 +130,19 @@ def test_data_sets_of_the_hub_are_pinned_cached_and_refused_with_help(hub, run_p
     fingerprint, refused = again.stdout.splitlines()
     assert fingerprint == said["alice/table"][0]
     assert "alice/other is not in the cache" in refused
+
+
+@pytest.mark.slow
+def test_a_text_in_a_table_of_the_hub_stays_a_text_or_the_guess_is_noted(hub, run_python):
+    done = run_python(_PUBLISH_TABLES)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["labels"][0] == ["001", "002"]
+    assert told["metadata"][0] == ["NA", "None"]
+    assert told["lines"][0] == ["01", "1"]
+    assert told["card"][0] == ["1", "2"]
+    assert any("001 is read as 1, and NA and None as missing" in note for note in told["card"][2])
+    hub.stop()
+    again = run_python(_LOAD_TABLES_AGAIN, HF_HUB_OFFLINE="1")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines() == [told["labels"][1]]

@@ -27,7 +27,13 @@ from resnet_hub.finetuning.data.sources.layout import (
     refuse_splits_as_classes,
     split_of,
 )
-from resnet_hub.finetuning.data.sources.source import LAYOUTS, Source, load_splits, reading
+from resnet_hub.finetuning.data.sources.source import (
+    LAYOUTS,
+    Source,
+    load_splits,
+    note_on_guesses,
+    reading,
+)
 from resnet_hub.finetuning.data.sources.table_files import TABLE_SUFFIXES, is_table, read_table
 from resnet_hub.finetuning.data.sources.tables import (
     ImageTable,
@@ -99,7 +105,8 @@ def open_folder(folder: Path, config: DataOptions, *, needs_labels: bool = True)
         load = lambda: datasets.load_dataset(  # noqa: E731
             name, config.dataset_config_name, data_files=_split_patterns(folder)
         )
-        found = _Found(splits=load_splits(name, load), notes=())
+        splits = load_splits(name, load)
+        found = _Found(splits=splits, notes=note_on_guesses(next(iter(splits.values()))))
     return _as_source(folder, found)
 
 

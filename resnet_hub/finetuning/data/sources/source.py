@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tarfile import TarError
+from typing import Any
 
 import datasets
 import datasets.config
+from datasets import ClassLabel
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
@@ -47,6 +49,14 @@ def load_splits(
     if isinstance(found, datasets.Dataset):
         return {str(found.split or "all"): found}
     return {str(split): rows for split, rows in found.items()}
+
+
+def note_on_guesses(rows: Any) -> tuple[str, ...]:
+    """A note for a data set (or its builder) whose types `datasets` has guessed from texts, or none."""
+    typed = (ClassLabel, datasets.Image)  # from folders
+    guessed = any(not isinstance(kind, typed) for kind in rows.info.features.values())
+    note = "Types of columns were guessed by `datasets`: in CSV 001 is read as 1, and NA and None as missing."
+    return (note,) if guessed and rows.info.builder_name in ("csv", "imagefolder") else ()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from resnet_hub.errors import DataError
 from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.data.columns import Columns, find_columns
 from resnet_hub.finetuning.data.image_column import ImageColumn
-from resnet_hub.finetuning.data.sources import find_builder, open_source, reading
+from resnet_hub.finetuning.data.sources import find_builder, note_on_guesses, open_source, reading
 from resnet_hub.finetuning.data.streaming.shards import (
     MappedShards,
     ParquetIndex,
@@ -144,6 +144,7 @@ def _open_remote_files(
         folders=(),
         fingerprint=fingerprint,
         stamp=fingerprint,
+        notes=note_on_guesses(next(iter(streams.values()))),
     )
 
 
