@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from resnet_hub.finetuning.data.image_column import ImageColumn
-from resnet_hub.images.decoding import ColorMode, DecodableImage, EncodedImage, Pixels
+from resnet_hub.images.decoding import ColorMode, DecodableImage, Pixels
 from resnet_hub.images.preprocessing import Preprocessing
 
 Rows = NDArray[np.int64]
@@ -68,7 +68,7 @@ class KeptImage:
     number: int
 
     @cached_property
-    def _encoded(self) -> EncodedImage:
+    def _encoded(self) -> DecodableImage:
         return self.batch.read(self.number)
 
     @property
@@ -115,7 +115,7 @@ class _Batch:
     def _values(self) -> pa.ChunkedArray:
         return self.column.values(self.rows)
 
-    def read(self, number: int) -> EncodedImage:
+    def read(self, number: int) -> DecodableImage:
         return self.column.open(self._values[number].as_py())
 
 

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,8 +15,16 @@ import pyarrow as pa
 import pyarrow.compute
 from datasets.table import ConcatenationTable, MemoryMappedTable
 from numpy.typing import NDArray
+from PIL import Image
 
-from resnet_hub.images.decoding import BadImageError, EncodedImage, read_header
+from resnet_hub.images.decoding import (
+    BadImageError,
+    ColorMode,
+    DecodableImage,
+    EncodedImage,
+    Pixels,
+    read_header,
+)
 from resnet_hub.images.limits import read_file
 
 _compute: Any = pyarrow.compute  # its functions are made when it is imported; no type checker knows them
@@ -47,7 +56,7 @@ class ImageColumn:
         ]
         return cls(table=datasets.concatenate_datasets(parts).with_format("arrow"), folders=folders)
 
-    def encoded(self, rows: NDArray[np.int64]) -> Iterator[EncodedImage]:
+    def encoded(self, rows: NDArray[np.int64]) -> Iterator[DecodableImage]:
         """The images in these rows, one after the other, their headers read; raises BadImageError."""
         return map(self.open, self.stored(rows))
 
@@ -95,23 +104,51 @@ class ImageColumn:
             return None
         return stored["path"]
 
-    def open(self, value: Mapping[str, Any] | None) -> EncodedImage:
-        """The image that a row holds or names, its header read; raises BadImageError, which names the file.
-
-        Every image was looked at before training, so what cannot be read now has changed since.
-        """
-        try:
-            return read_header(self.read(value))
-        except BadImageError as error:
-            file = (value and value["path"]) or "An image of the data set"
-            raise BadImageError(
-                f"{file} {error}, although it could be used when the run began. Restore it, and run the same "
-                "command again to resume."
-            ) from error
+    def open(self, value: Mapping[str, Any] | None) -> DecodableImage:
+        """The image that a row holds or names, its header read; raises BadImageError with the file."""
+        with _naming(value):
+            return _StoredImage(encoded=read_header(self.read(value)), value=value)
 
     def read(self, value: Mapping[str, Any] | None) -> bytes:
         """The bytes of the image file that a row holds or names; raises BadImageError."""
         return read_stored(value, self.folders)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredImage:
+    """A `DecodableImage` whose errors name the file that it came from."""
+
+    encoded: EncodedImage
+    value: Mapping[str, Any] | None
+
+    @property
+    def width(self) -> int:
+        return self.encoded.width
+
+    @property
+    def height(self) -> int:
+        return self.encoded.height
+
+    def pixels(self, mode: ColorMode = "RGB", *, at_least: tuple[int, int] | None = None) -> Pixels:
+        with _naming(self.value):
+            return self.encoded.pixels(mode, at_least=at_least)
+
+    def decode(self, mode: ColorMode = "RGB") -> Image.Image:
+        with _naming(self.value):
+            return self.encoded.decode(mode)
+
+
+@contextmanager
+def _naming(value: Mapping[str, Any] | None) -> Iterator[None]:
+    """Inside, a bad image is one that has changed: every image was looked at before training."""
+    try:
+        yield
+    except BadImageError as error:
+        file = (value and value["path"]) or "An image of the data set"
+        raise BadImageError(
+            f"{file} {error}, although it could be used when the run began. Restore it, and run the same "
+            "command again to resume."
+        ) from error
 
 
 def read_stored(value: Mapping[str, Any] | None, folders: tuple[Path, ...]) -> bytes:

@@ -140,6 +140,18 @@ def test_images_of_all_sizes_and_modes_stand_beside_each_other(tmp_path: Path):
     assert any("scaled to 8" in note for note in data.facts.notes)
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_file_whose_pixels_are_cut_after_the_look_is_named_with_what_to_do(tmp_path: Path, format: str):
+    data = load_data(FinetuneConfig(train_dir=class_folders(tmp_path / "pets", {"cat": 8, "dog": 8})))
+    whole = encoded(picture(300, 200), format)
+    for file in (tmp_path / "pets").glob("*/*.jpg"):
+        file.write_bytes(whole[: len(whole) * 3 // 4])
+    for look in ("pixels", "decode"):
+        (image,) = data.train.encoded(np.array([0]))
+        with pytest.raises(BadImageError, match=r"pets/\w+/\d.jpg is damaged: .*Restore it"):
+            getattr(image, look)()
+
+
 @pytest.mark.parametrize("name", ["0.jpg", "3.jpg"])
 def test_a_file_that_vanishes_after_the_look_is_named_with_what_to_do(tmp_path: Path, name: str):
     data = load_data(FinetuneConfig(train_dir=class_folders(tmp_path / "pets", {"cat": 8, "dog": 8})))
