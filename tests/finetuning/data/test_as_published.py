@@ -1,10 +1,15 @@
 """Data as people publish it: each layout is read right, or refused with what would do."""
 
+import re
 from pathlib import Path
 
 import pytest
+import timm
 
+import resnet_hub
+from resnet_hub.cli.main import main as resnet_hub_command
 from resnet_hub.errors import DataError
+from resnet_hub.finetuning.__main__ import main as finetune
 from resnet_hub.finetuning.config.options import FinetuneConfig
 from resnet_hub.finetuning.data.load import ImageData, load_data
 from tests.finetuning.image_files import encoded, picture
@@ -196,6 +201,46 @@ def test_it_is_refused_with_what_would_do(tmp_path: Path, name: str):
     files, message = REFUSED[name]
     with pytest.raises(DataError, match=f"(?s){message}"):
         load(lay(tmp_path, files))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    network = timm.create_model("my_resnet20", num_classes=2).eval()
+    return str(
+        resnet_hub.save_folder(network, tmp_path_factory.mktemp("model") / "m", class_names=["a", "b"])
+    )
+
+
+def run(command: str, place: Path, model: str) -> int:
+    """The exit code of a command on a data set."""
+    if command == "dry_run":
+        no_test = ["--validation_fraction", "0.25", "--test_fraction", "0"]
+        words = ["--dataset_name", str(place), "--model", "my_resnet20", "--no-pretrained", "--dry_run"]
+        return finetune([*words, *no_test])
+    if command == "inspect":
+        return resnet_hub_command(["inspect", str(place), "--model", model, "--image_size", "32"])
+    return resnet_hub_command([command, model, "--dataset_name", str(place)])
+
+
+@pytest.mark.parametrize("command", ["dry_run", "inspect", "validate", "predict"])
+@pytest.mark.parametrize("name", ["batches and a table", "tables of splits in another folder"])
+def test_every_command_reads_it(tmp_path: Path, name: str, command: str, model: str):
+    assert run(command, lay(tmp_path, READ[name][0]), model) == 0
+
+
+@pytest.mark.parametrize("command", ["dry_run", "inspect", "validate"])
+@pytest.mark.parametrize("name", ["parts without a table", "boxes of YOLO", "two tables of train"])
+def test_every_command_that_needs_labels_refuses_it(
+    tmp_path: Path, name: str, command: str, model: str, capsys: pytest.CaptureFixture[str]
+):
+    files, message = REFUSED[name]
+    assert run(command, lay(tmp_path, files), model) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["COCO", "boxes of YOLO", "boxes of VOC", "two tables of train"])
+def test_images_are_predicted_where_labels_cannot_be_told(tmp_path: Path, name: str, model: str):
+    assert run("predict", lay(tmp_path, REFUSED[name][0]), model) == 0
 
 
 @pytest.mark.parametrize("column", ["is_test", "fold", "Usage", "split"])

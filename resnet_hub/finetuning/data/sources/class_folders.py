@@ -11,10 +11,12 @@ import datasets
 from datasets import ClassLabel, DatasetInfo, Features, Image
 
 from resnet_hub.errors import DataError
+from resnet_hub.finetuning.data.sources.layout import split_of
 from resnet_hub.images.folders import (
     SUFFIXES,
     find_images_below,
     folders_in,
+    has_images,
     images_below,
     is_image_file,
     is_junk,
@@ -71,6 +73,19 @@ def read_class_folders(
         tables = [_table(place, part, names) for place, part in zip(folders[split], parts, strict=True)]
         splits[split] = tables[0] if len(tables) == 1 else datasets.concatenate_datasets(tables)
     return splits, tuple(notes)
+
+
+def read_unlabeled(folder: Path) -> dict[str, datasets.Dataset]:
+    """The images below a folder without labels, by split where all of them are in folders of splits."""
+    inside = [place for place in folders_in(folder) if has_images(place)]
+    splits = {split_of(place.name) or "all": place for place in inside}
+    if len(splits) < len(inside) or "all" in splits or not inside:
+        splits = {"all": folder}
+    features = Features({"image": Image()})
+    return {
+        split: datasets.Dataset.from_dict({"image": images_below(place)}, features=features)
+        for split, place in splits.items()
+    }
 
 
 def _images_of_classes(folder: Path, split: str) -> FoundClasses:

@@ -19,6 +19,7 @@ from resnet_hub.finetuning.data.sources.class_folders import (
     note_on_files,
     note_on_left_out,
     read_class_folders,
+    read_unlabeled,
 )
 from resnet_hub.finetuning.data.sources.image_index import ImageIndex
 from resnet_hub.finetuning.data.sources.layout import (
@@ -85,7 +86,7 @@ def open_given_folders(config: DataOptions) -> Source:
 def open_folder(folder: Path, config: DataOptions, *, needs_labels: bool = True) -> Source:
     """A folder of class folders, of images and tables, of archives, of Parquet, or saved by `datasets`.
 
-    Without `needs_labels`, `datasets` finds the images where labels cannot be told.
+    Without `needs_labels`, images are enough where labels cannot be told.
     """
     folder = folder.resolve()
     name = str(folder)
@@ -98,7 +99,8 @@ def open_folder(folder: Path, config: DataOptions, *, needs_labels: bool = True)
     except DataError:
         if needs_labels:
             raise
-        found = None
+        is_stored = _has_stores(folder) or not has_images(folder)
+        found = None if is_stored else _Found(splits=read_unlabeled(folder), notes=())
     if found is None and (archives := _only_archives(folder)):
         return _open_archives(folder, archives, config)
     if found is None:
