@@ -33,7 +33,7 @@ _TEXT_TABLES = (".csv", ".tsv", ".jsonl")  # whose types `datasets` guesses, or 
 _HUB_TIMEOUT = 10  # seconds to wait for the Hub's first answer; the Hub's own limit for a file's header
 
 
-def open_hub(name: str, config: DataOptions) -> Source:
+def open_hub(name: str, config: DataOptions, *, needs_labels: bool = True) -> Source:
     """A data set of the Hub at one commit. It is looked up first: a Hub out of reach shows in seconds.
 
     Image files with tables are copied as they are and read as a folder on the disk is, so that a text in a
@@ -49,7 +49,8 @@ def open_hub(name: str, config: DataOptions) -> Source:
         if config.dataset_config_name is None and _has_images_and_tables(info):
             folder = _copy(name, place / str(revision))
     if folder is not None:
-        return replace(open_folder(folder, config), name=name, revision=folder.name)
+        source = open_folder(folder, config, needs_labels=needs_labels)
+        return replace(source, name=name, revision=folder.name)
     found = load_splits(
         name, lambda: datasets.load_dataset(name, config.dataset_config_name, revision=revision), is_hub=True
     )

@@ -47,7 +47,7 @@ def open_source(config: DataOptions, *, needs_labels: bool = True) -> Source:
         return open_file(place, config)
     if _looks_like_a_path(config.dataset_name):
         raise DataError(no_such_folder("dataset_name", place))
-    return open_hub(config.dataset_name, config)
+    return open_hub(config.dataset_name, config, needs_labels=needs_labels)
 
 
 def title_of(name: str, revision: str | None, config: DataOptions) -> str:
