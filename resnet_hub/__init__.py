@@ -14,7 +14,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from resnet_hub.errors import naming_the_extra
-from resnet_hub.timm_hook import register_family_with_timm
+from resnet_hub.timm_hook import (
+    IMPORTING,
+    register_family_if_timm_is_there,
+    register_family_with_timm,
+)
 
 if TYPE_CHECKING:  # the same names for editors and type checkers, which do not run this file
     from timm import create_model as create_model
@@ -64,8 +68,9 @@ __all__ = list(_PLACES)  # pyright: ignore[reportUnsupportedDunderAll]  it reads
 def __getattr__(name: str) -> Any:
     """A public name or a module of the package, imported at its first use (PEP 562)."""
     if name in _PLACES:
-        with naming_the_extra():
+        with IMPORTING, naming_the_extra():
             value = getattr(import_module(_PLACES[name]), name)
+            register_family_if_timm_is_there()
     elif name == "__version__":
         value = import_module("importlib.metadata").version(__name__)
     elif not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:

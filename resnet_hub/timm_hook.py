@@ -5,10 +5,11 @@ for somebody to import timm, and imports `resnet_hub.models` right after it, whi
 
 Two things would break this. A module that the family needs, as `downloads` is, must not import timm: it would
 be half imported when the family asks for it. And two threads must not wait for each other, one in timm for a
-module of the family and one in that module for timm: see `_load`.
+module of the family and one in that module for timm: see `IMPORTING`.
 """
 
 import sys
+import threading
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
@@ -18,6 +19,14 @@ from typing import Any
 
 _FAMILY = "resnet_hub.models"
 
+IMPORTING = threading.RLock()
+"""Held while a public name is imported.
+
+Python locks a module before the package that it is in. So two threads would wait for each other, of which one
+imports the family for timm and the other a part of it for a public name. A thread that finds this lock taken
+leaves the family to its holder, which calls `register_family_if_timm_is_there`.
+"""
+
 
 def register_family_with_timm() -> None:
     """Import the family, which registers itself: now if timm is imported already, else right after it."""
@@ -25,6 +34,12 @@ def register_family_with_timm() -> None:
         import_module(_FAMILY)
     else:
         sys.meta_path.insert(0, _TimmFinder())
+
+
+def register_family_if_timm_is_there() -> None:
+    """Import the family if another thread imported timm meanwhile."""
+    if "timm" in sys.modules and _FAMILY not in sys.modules:
+        import_module(_FAMILY)
 
 
 class _TimmFinder:
@@ -48,5 +63,8 @@ class _TimmFinder:
         sys.meta_path.remove(self)
         # The import system would make other threads wait for timm until this returns, though timm is whole.
         module.__spec__._initializing = False  # pyright: ignore
-        if _FAMILY not in sys.modules:  # else whoever is importing it now registers the family
-            import_module(_FAMILY)
+        if IMPORTING.acquire(blocking=False):
+            try:
+                register_family_if_timm_is_there()
+            finally:
+                IMPORTING.release()

@@ -31,9 +31,8 @@ WAYS = {
         """,
     "in many threads": """
         import concurrent.futures, resnet_hub
-        parts = "models.blocks models.names models.my_resnet hub downloads.download cards.family".split()
-        ways = ["import timm", "from resnet_hub import MyResNet", "from timm.models import create_model"]
-        ways += [f"import resnet_hub.{part}" for part in parts]
+        names = "MyResNet UserError load classify save_folder download list_models Variant".split()
+        ways = ["import timm"] + [f"from resnet_hub import {name}" for name in names]
         with concurrent.futures.ThreadPoolExecutor(len(ways)) as threads:
             list(threads.map(lambda way: exec(way, {}), ways))
         import timm; timm.create_model('my_resnet20')
