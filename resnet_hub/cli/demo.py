@@ -65,6 +65,8 @@ def _scratch_of_gradio() -> Iterator[str]:
     gradio asks for it when it is imported.
     """
     place = os.environ.get("GRADIO_TEMP_DIR")
+    if place:
+        Path(place).mkdir(parents=True, exist_ok=True)  # as gradio does
     with tempfile.TemporaryDirectory(prefix="resnet_hub-demo-", dir=place) as scratch:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(scratch, "gradio"))
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -72,6 +74,10 @@ def _scratch_of_gradio() -> Iterator[str]:
             yield scratch
         finally:
             signal.signal(signal.SIGTERM, previous)
+            if place is None:
+                del os.environ["GRADIO_TEMP_DIR"]
+            else:
+                os.environ["GRADIO_TEMP_DIR"] = place
 
 
 def _check(arguments: argparse.Namespace) -> None:
