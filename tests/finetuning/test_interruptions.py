@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import enumerate as all_threads
@@ -15,6 +15,7 @@ import psutil
 import pytest
 import timm
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 import resnet_hub
@@ -115,12 +116,23 @@ def test_a_thread_can_fine_tune_and_another_one_after_it(tmp_path: Path):
     assert weights_hash(tmp_path / "first") == weights_hash(tmp_path / "second")
 
 
-def test_a_process_is_left_as_it_was_found(tmp_path: Path):
+@pytest.fixture
+def clean_accelerate() -> Iterator[None]:
+    """Earlier tests of this process leave accelerate as their runs had it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("callers", [None, "bf16"])
+def test_a_process_is_left_as_it_was_found(callers: str | None, tmp_path: Path, clean_accelerate: None):
+    """Also one whose caller uses accelerate in another precision."""
+    accelerator = None if callers is None else Accelerator(mixed_precision=callers)
     torch.manual_seed(7)
     expected, threads = torch.rand(3), torch.get_num_threads()
     torch.manual_seed(7)
     torch.set_num_threads(1)
-    running = {thread.name for thread in all_threads()}
+    running, children = {thread.name for thread in all_threads()}, set(psutil.Process().children())
     for precision in ("bf16", "no"):
         options = RUN | {"num_train_epochs": 1, "mixed_precision": precision, "dataloader_num_workers": 1}
         resnet_hub.finetune(MODEL, "digits", output_dir=tmp_path / precision, **options)
@@ -129,8 +141,9 @@ def test_a_process_is_left_as_it_was_found(tmp_path: Path):
     assert torch.rand(3).equal(expected)
     assert torch.get_num_threads() == 1
     torch.set_num_threads(threads)
-    assert not AcceleratorState._shared_state
-    wait_until(lambda: not psutil.Process().children(), seconds=10)
+    assert (accelerator is None) == (not AcceleratorState._shared_state)
+    assert accelerator is None or accelerator.mixed_precision == callers
+    wait_until(lambda: set(psutil.Process().children()) <= children, seconds=30)
     assert {thread.name for thread in all_threads()} <= running
 
 

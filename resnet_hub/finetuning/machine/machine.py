@@ -128,7 +128,8 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream:
 @contextmanager
 def machine_as_found() -> Iterator[None]:
     """Leave accelerate, torch's threads, precision and random numbers to the caller as they were."""
-    states = [(kind, bool(kind._shared_state)) for kind in (AcceleratorState, PartialState)]
+    had_processes, settings = bool(PartialState._shared_state), dict(AcceleratorState._shared_state)
+    AcceleratorState._shared_state.clear()  # a run may have another precision than what the caller does
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     benchmark = torch.backends.cudnn.benchmark
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
@@ -139,9 +140,10 @@ def machine_as_found() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.benchmark = benchmark
-        for kind, was_there in states:
-            if not was_there:
-                kind._reset_state()
+        AcceleratorState._shared_state.clear()
+        AcceleratorState._shared_state.update(settings)
+        if not had_processes:
+            PartialState._reset_state()
 
 
 def start_machine(asked: MachineOptions, *, finds_unused: bool = False) -> Machine:
