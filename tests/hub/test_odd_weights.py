@@ -92,6 +92,7 @@ def test_a_number_that_only_64_bits_can_hold_is_refused(folder):
         load(with_weights(folder, tensors))
 
 
+@pytest.mark.slow
 def test_200_000_tensors_are_refused_in_seconds(folder):
     tensors = tensors_of(folder) | {f"t{number}": torch.zeros(1) for number in range(200_000)}
     with_weights(folder, tensors)

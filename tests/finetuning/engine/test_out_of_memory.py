@@ -197,6 +197,7 @@ def half_with_a_small_second_device(folder: Path) -> tuple[int, torch.Tensor]:
     return parts_and_weights(folder, most=most, per_device_train_batch_size=BATCH // 2)
 
 
+@pytest.mark.slow
 def test_all_processes_agree_on_the_parts_though_only_one_runs_out_of_memory(tmp_path: Path):
     first, second = on_two_processes(half_with_a_small_second_device, tmp_path / "two")
     assert first[0] == second[0] == 4

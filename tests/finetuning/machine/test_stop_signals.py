@@ -229,6 +229,7 @@ def test_two_runs_do_not_share_a_folder(server: ForkServer, uninterrupted: Path,
     assert RunReport.load(folder / "report.json").resumed_from_step is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arrives", [False, True], ids=["the commit is lost", "the commit was made"])
 def test_a_signal_while_a_run_is_published_ends_it_and_the_same_command_publishes(
     arrives: bool, hub: HubServer, tmp_path: Path

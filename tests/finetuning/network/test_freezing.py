@@ -65,6 +65,7 @@ def test_more_frozen_stages_than_there_are_is_refused(tmp_path: Path):
     assert TINY_CONFIG.frozen_stages == 0
 
 
+@pytest.mark.slow
 def test_two_processes_unfreeze_together_and_give_the_weights_of_one(tmp_path: Path):
     flags = (
         *("--gradual_unfreezing", "1", "--num_train_epochs", "4", "--images_per_step", "128"),

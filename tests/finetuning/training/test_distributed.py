@@ -106,6 +106,7 @@ def statistics_of_half(folder: Path) -> torch.Tensor:
     return statistics(folder, sync_batchnorm="no", per_device_train_batch_size=64)
 
 
+@pytest.mark.slow
 def test_estimated_statistics_are_those_of_the_images_of_all_processes(tmp_path: Path):
     """Without SyncBatchNorm too, where each process sees its own share only."""
     first, second = on_two_processes(statistics_of_half, tmp_path / "two")
