@@ -93,8 +93,8 @@ def note_suspects(run: Run, features: Tensor, *, penalty: float) -> list[Suspect
         row = int(train.rows[suspect.place])
         save_thumbnail(train.image(suspect.place), run.folder.example("train", row))
     if suspects:
-        found = f"{len(suspects):,} labels of train look wrong to the linear probe"
-        run.display.say(f"{found}, the strongest first in {run.folder.suspects}")
+        found = f"{len(suspects):,} labels look" if len(suspects) > 1 else "1 label looks"
+        run.display.say(f"{found} wrong to the linear probe, the strongest first in {run.folder.suspects}")
     return suspects
 
 

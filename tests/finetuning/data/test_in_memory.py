@@ -180,7 +180,7 @@ def test_the_content_decides_whether_data_are_the_same():
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "nothing": (lambda: [], "no images"),
-    "a generator": (lambda: iter([]), "A list_iterator is no data set. Give a datasets.Dataset"),
+    "a generator": (lambda: iter([]), "list_iterator is not a kind of data set. Give a datasets.Dataset"),
     "images alone": (pictures, "Item 0 of the data set is a Image, not a pair"),
     "a stream": (lambda: datasets.Dataset.from_dict({"a": [1]}).to_iterable_dataset(), "streaming=True"),
     "paths that lead nowhere": (

@@ -91,7 +91,7 @@ def test_a_run_lists_its_suspects_with_rows_that_can_be_looked_up(tmp_path: Path
     labels = dict(zip(digits.train.rows.tolist(), digits.train.labels.tolist(), strict=True))
     assert rows
     assert all(row["label"] == digits.class_names[labels[int(row["row"])]] for row in rows)
-    assert f"{len(rows)} labels of train look wrong" in capsys.readouterr().err
+    assert f"{len(rows)} labels look wrong" in capsys.readouterr().err
     assert RunReport.load(folder / "report.json").test is not None
 
 

@@ -107,7 +107,7 @@ def _columns_of(part: Any) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     if isinstance(part, pd.DataFrame):
         return {str(name): part.iloc[:, place].tolist() for place, name in enumerate(part.columns)}, {}
     if isinstance(part, str | bytes) or not (hasattr(part, "__len__") and hasattr(part, "__getitem__")):
-        raise DataError(f"A {type(part).__name__} is no data set. Give {_KINDS}.")
+        raise DataError(f"{type(part).__name__} is not a kind of data set. Give {_KINDS}.")
     items = [part[number] for number in range(len(part))]  # a Dataset of torch has no end of its own
     for number, item in enumerate(items):
         if not isinstance(item, tuple | list) or len(item) != 2:
