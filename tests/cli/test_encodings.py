@@ -18,7 +18,12 @@ pytest_plugins = ["tests.hub_server.fixtures"]
 
 CLASSES = dict(zip(["猫 katze", "œuf", "ñandú"], COLORS, strict=True))
 STEPS = ("--model", "my_resnet20", "--no-pretrained", "--image_size", "16", "--max_train_steps", "1")
-ENCODINGS = [{"PYTHONIOENCODING": name} for name in ("ascii", "latin-1", "cp1252")] + [{"LC_ALL": "C"}]
+ENCODINGS = [
+    {"PYTHONIOENCODING": "ascii"},
+    pytest.param({"PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.slow),
+    pytest.param({"PYTHONIOENCODING": "cp1252"}, marks=pytest.mark.slow),
+    pytest.param({"LC_ALL": "C"}, marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ for cell in json.load(sys.stdin):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_notebook_runs_from_data_to_the_hub(hub: HubServer, tmp_path: Path):
     cells = ["".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "code"]

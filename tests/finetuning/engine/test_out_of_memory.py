@@ -110,6 +110,7 @@ def test_a_run_that_goes_on_begins_with_the_parts_that_it_had(tmp_path: Path):
     assert max(given) <= 20
 
 
+@pytest.mark.slow
 def test_memory_that_becomes_scarce_later_ends_the_run_with_advice_and_the_same_command_resumes(
     server: ForkServer, uninterrupted: Path, tmp_path: Path
 ):

@@ -48,6 +48,7 @@ def runs(tmp_path_factory) -> dict[int, Path]:
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_weights_of_one(runs):
     one, two = (load_file(runs[count] / "export/model.safetensors") for count in (1, 2))
     assert one.keys() == two.keys()
@@ -57,12 +58,14 @@ def test_two_processes_give_the_weights_of_one(runs):
     assert all(torch.allclose(one[name].float(), two[name].float(), atol=2e-3, rtol=1e-2) for name in one)
 
 
+@pytest.mark.slow
 def test_two_processes_see_the_losses_of_one(runs):
     one, two = ([e["loss"] for e in events_without_time(runs[count])] for count in (1, 2))
     assert len(one) == len(two) > 0
     assert one == pytest.approx(two, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_every_image_once(runs):
     one, two = (RunReport.load(runs[count] / "report.json") for count in (1, 2))
     assert one.test is not None
