@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 from datasets import ClassLabel, DatasetInfo, Features, Image
 
-from resnet_hub.errors import DataError
+from resnet_hub.errors import DataError, some_of
 from resnet_hub.finetuning.data.sources.layout import split_of
 from resnet_hub.images.folders import (
     SUFFIXES,
@@ -34,7 +34,6 @@ _UNREAD = {
     **dict.fromkeys((".mat", ".npy", ".npz", ".h5", ".pkl"), "is not read; write its labels into a CSV"),
 }
 _LOOKED_AT = 100_000  # files, for what else there is
-_SHOWN = 3
 _UNLABELED = -1  # as `datasets` writes it
 
 
@@ -104,7 +103,7 @@ def _images_of_classes(folder: Path, split: str) -> FoundClasses:
     passed = [*notes, *(entry for below in found.values() for entry in below.left_out)]
     notes = note_on_left_out(folder, passed) + _note_on_images_beside(folder)
     if empty:
-        notes.append(f"No image is in {_some(empty)} of {folder}: no class.")
+        notes.append(f"No image is in {some_of(empty)} of {folder}: no class.")
     return FoundClasses(images=images, unlabeled=[], notes=notes)
 
 
@@ -128,7 +127,7 @@ def _note_on_images_beside(folder: Path) -> list[str]:
         return []
     return [
         f"{len(images)} images lie beside the class folders of {folder} and belong to no class, among them "
-        f"{_some(images)}."
+        f"{some_of(images)}."
     ]
 
 
@@ -136,7 +135,7 @@ def note_on_files(folder: Path, read: Collection[str] = ()) -> list[str]:
     """A note that lists the files of a folder which are neither images nor read; empty if there are none."""
     files = [entry.name for entry in sorted(folder.iterdir()) if entry.is_file() and not is_junk(entry.name)]
     unread = [name for name in files if not is_image_file(name) and name not in read]
-    return [f"Not read in {folder.name}: {_some(unread)}."] if unread else []
+    return [f"Not read in {folder.name}: {some_of(unread)}."] if unread else []
 
 
 def hint_on_annotations(folder: Path) -> str:
@@ -149,12 +148,7 @@ def hint_on_annotations(folder: Path) -> str:
 
 def note_on_left_out(folder: Path, entries: Sequence[str]) -> list[str]:
     """A note that lists what was passed over; empty if nothing was."""
-    return [f"Left out of {folder.name}: {_some(entries)}."] if entries else []
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return [f"Left out of {folder.name}: {some_of(entries)}."] if entries else []
 
 
 def _refuse_one_folder_as_two(folder: Path, inside: list[Path]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS
 
-from resnet_hub.errors import DataError
+from resnet_hub.errors import DataError, some_of
 from resnet_hub.images.folders import folders_in, has_images, is_image_file
 
 _SPLITS = {keyword: str(split) for split, keywords in SPLIT_KEYWORDS.items() for keyword in keywords}
@@ -26,7 +26,6 @@ _PART = re.compile(
     r"(?P<stem>.*?)(?P<word>parts?|chunk|batch|shard|fold|images?|imgs?|vol|volume|archive|disk)?"
     r"([-_. (]*[0-9]+\)?|[-_. ][a-z])"
 )
-_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +126,8 @@ def _as_splits(
     like_splits = [name for name, classes in others.items() if shared & set(classes)]
     if like_splits:
         raise DataError(
-            f"{folder} has the splits {', '.join(named)}, and {_some(like_splits)} with the same folders "
-            f"({_some(sorted(shared))}). Name the folders to use: {_flags(folder, list(named))}; if each "
+            f"{folder} has the splits {', '.join(named)}, and {some_of(like_splits)} with the same folders "
+            f"({some_of(sorted(shared))}). Name the folders to use: {_flags(folder, list(named))}; if each "
             f"is a class: --train_dir {folder}."
         )
     _refuse_pairs(next(folder / name for name, split in named.items() if split == "train"), shared)
@@ -160,7 +159,7 @@ def _refuse_pairs(folder: Path, names: Collection[str]) -> None:
     plain = {name.lower() for name in names}
     if plain <= _IMAGES | _ANNOTATIONS and plain & _IMAGES and plain & _ANNOTATIONS:
         raise DataError(
-            f"{folder} holds the folders {_some(sorted(names))}, as images and masks for segmentation are "
+            f"{folder} holds the folders {some_of(sorted(names))}, as images and masks for segmentation are "
             "stored; a classifier needs a class per image. Give each class a folder, or if these are "
             f"classes: --train_dir {folder}"
         )
@@ -170,7 +169,7 @@ def _refuse_what_could_be_splits(folder: Path, inside: Mapping[str, list[str]]) 
     """Raise DataError unless the folders in a folder are certainly classes."""
     if _are_parts(inside) and not any(inside.values()):
         raise DataError(
-            f"The folders {_some(list(inside))} in {folder} look like parts of one data set, and nothing "
+            f"The folders {some_of(list(inside))} in {folder} look like parts of one data set, and nothing "
             "says what is in their images. Put a table beside them (labels.csv: image,label), or if each is "
             f"a class: --train_dir {folder}"
         )
@@ -185,8 +184,8 @@ def _refuse_what_could_be_splits(folder: Path, inside: Mapping[str, list[str]]) 
     if not any(inside[name] for name in doubtful):
         advice = "their images need labels: class folders in each, or a table (train.csv: image,label)."
     raise DataError(
-        f"{folder} holds the folders {_some(list(inside))}, of which {_some(doubtful)} could be splits or "
-        f"classes. {insist}If they are splits, {advice}"
+        f"{folder} holds the folders {some_of(list(inside))}, of which {some_of(doubtful)} could be splits "
+        f"or classes. {insist}If they are splits, {advice}"
     )
 
 
@@ -205,11 +204,14 @@ def _notes_on_classes(inside: Mapping[str, list[str]]) -> tuple[str, ...]:
     notes = []
     if len(shared) > 1:
         notes.append(
-            f"Every class folder has the folders {_some(sorted(shared))}; the classes are the folders above."
+            f"Every class folder has the folders {some_of(sorted(shared))}; the classes are the folders "
+            "above."
         )
     named = [name for name in inside if split_of(name) is not None]
     if named:
-        notes.append(f"{_some(named)} {'is' if len(named) == 1 else 'are'} read as a class, not as a split.")
+        notes.append(
+            f"{some_of(named)} {'is' if len(named) == 1 else 'are'} read as a class, not as a split."
+        )
     return tuple(notes)
 
 
@@ -223,8 +225,3 @@ def _flags(folder: Path, names: list[str]) -> str:
         flags.setdefault(found or "train", f"--{found or 'train'}_dir {folder / name}")
     flags.setdefault("train", f"--train_dir {folder / 'FOLDER'}")
     return " ".join(flags[split] for split in ("train", "validation", "test") if split in flags)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -12,7 +12,7 @@ import pyarrow as pa
 from datasets import ClassLabel, DatasetInfo, Features, Image, List
 from datasets.table import table_cast
 
-from resnet_hub.errors import DataError
+from resnet_hub.errors import DataError, some_of
 from resnet_hub.finetuning.config.options import DataOptions
 from resnet_hub.finetuning.data.columns import is_label_name
 from resnet_hub.finetuning.data.sources.class_folders import fingerprint_of_files
@@ -34,7 +34,6 @@ _ONES, _ZEROS = ("1", "1.0", "True", "true"), ("0", "0.0", "False", "false")
 _SIGNS = ("1", "-1")
 _FEWEST_FOUND = 0.5  # share of rows that have to name images for a column to be one of paths
 _LOOKED_AT = 500  # rows, to find that column
-_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +139,8 @@ def choose_tables(tables: Sequence[ImageTable], config: DataOptions) -> list[Ima
     if len(candidates) == 1:
         return candidates
     raise DataError(
-        f"Several tables name images: {_some([table.file.name for table in tables])}; none is called train. "
-        f"Name the one to use: --dataset_name {candidates[0].file}"
+        f"Several tables name images: {some_of([table.file.name for table in tables])}; none is called "
+        f"train. Name the one to use: --dataset_name {candidates[0].file}"
     )
 
 
@@ -150,7 +149,7 @@ def _refuse_two_of_a_split(tables: Sequence[ImageTable]) -> None:
         files = [table.file for table in tables if table.split == split]
         if len(files) > 1 and not any(is_exactly_a_split(file.stem) for file in files):
             raise DataError(
-                f"Several tables are named like {split}: {_some([file.name for file in files])}. Make one "
+                f"Several tables are named like {split}: {some_of([file.name for file in files])}. Make one "
                 f"table of them, or name the one to use: --dataset_name {files[0]}"
             )
 
@@ -244,7 +243,7 @@ def with_indicated_labels(
     for part, rows in zip(parts, ones, strict=True):
         labels = pa.array([row[0] for row in rows]) if single else pa.array(rows, pa.list_(pa.int64()))
         made.append(part.drop_columns(names).append_column("label", labels))
-    note = f"The {len(names)} columns of yes and no are the classes: {_some(names)}."
+    note = f"The {len(names)} columns of yes and no are the classes: {some_of(names)}."
     return made, {"label": feature}, [note]
 
 
@@ -263,7 +262,7 @@ def splits_of_rows(
         known = "train" in found.values() and all(is_exactly_a_split(str(value)) for value in found)
         if splits or is_split or not known:
             notes.append(
-                f"Column {name!r} of {title} ({_some(list(map(repr, found)))}) is not used: a column of "
+                f"Column {name!r} of {title} ({some_of(list(map(repr, found)))}) is not used: a column of "
                 "splits holds train, validation (or val) and test in every row."
             )
             continue
@@ -305,7 +304,7 @@ def _notes_on_rows(table: ImageTable, places: Sequence[Place | None]) -> list[st
         ]
         if found:
             notes.append(
-                f"{len(found):,} of {len(names):,} rows of {table.file.name} {text}: {_some(found)}."
+                f"{len(found):,} of {len(names):,} rows of {table.file.name} {text}: {some_of(found)}."
             )
     paths = [place.path for place in places if place]
     if len(paths) > len(set(paths)):
@@ -314,8 +313,3 @@ def _notes_on_rows(table: ImageTable, places: Sequence[Place | None]) -> list[st
             "that an earlier row names; it counts as often as it is named."
         )
     return notes
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
