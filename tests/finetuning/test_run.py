@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -211,6 +212,7 @@ def test_accelerate_launch_runs_the_recipe_and_stdout_ends_with_the_way_on(tmp_p
 @pytest.mark.slow
 def test_a_terminal_gets_a_bar_and_a_file_plain_lines(tmp_path: Path):
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
     command = finetune_command(*TINY, "--max_train_steps", "2", "--output_dir", tmp_path / "run")
     process = subprocess.Popen(command, env=environment(), stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
@@ -219,10 +221,10 @@ def test_a_terminal_gets_a_bar_and_a_file_plain_lines(tmp_path: Path):
         shown += chunk
     assert process.wait() == 0
     assert b"training" in shown
-    assert "━".encode() in shown
+    assert b"%|" in shown
     plain = run_command(finetune_command(*TINY, "--max_train_steps", "2", "--output_dir", tmp_path / "plain"))
     assert "validation accuracy" in plain.stderr
-    assert "━" not in plain.stderr
+    assert "%|" not in plain.stderr
     assert "\x1b" not in plain.stderr
 
 
@@ -471,7 +473,7 @@ def test_print_config_can_be_read_back(tmp_path: Path, capsys):
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_are_harmed(tmp_path: Path):
     folder = tmp_path / "run"
-    rate = ("--learning_rate", "1e30", "--warmup_steps", "0", "--num_train_epochs", "1")
+    rate = ("--learning_rate", "1e18", "--warmup_steps", "0", "--num_train_epochs", "1")
     done = run_command(finetune_command(*TINY, *rate, "--output_dir", folder))
     assert done.returncode == 1
     assert "lower --learning_rate" in done.stderr

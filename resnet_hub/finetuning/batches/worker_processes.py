@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
@@ -160,6 +161,8 @@ class LastingLoader(Generic[T]):
 
     def _check_workers(self, error: Exception) -> None:
         """Raise _WorkersLost, because of the error, if a worker has ended."""
+        if isinstance(error, ConnectionError | EOFError):  # of one whose end may not be known yet
+            connection.wait([worker.sentinel for worker in self._workers], timeout=_POLL_SECONDS)
         dead = [worker for worker in self._workers if worker.exitcode is not None]
         if any(worker.exitcode == -_SIGBUS for worker in dead):
             raise _SharedMemoryFull from error
